@@ -1,0 +1,51 @@
+"""Writing files so that a reader, or a crash, never meets half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from offlinerlkit_damo.errors import UserError
+
+REMEDY = "free space there or choose a folder that you may write to"
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str], *, remedy: str = REMEDY) -> Iterator[Path]:
+    """Yield a fresh path beside `path` to write to; renamed to `path` at the end, removed on any error.
+
+    Readers see the old file or the new one, and two processes writing at once do not meet. The folder is made if need be. An OSError,
+    in making, writing or renaming, becomes a UserError that names the file and ends in `remedy`.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex}{target.suffix}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+        yield temporary
+        os.replace(temporary, target)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"cannot write {str(target)!r} ({reason}); {remedy}") from error
+    finally:
+        with suppress(OSError):  # renamed away, or never made
+            temporary.unlink()
+
+
+def save_torch(state: Any, path: str | os.PathLike[str]) -> None:
+    """`torch.save`, atomically."""
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def save_json(content: Any, path: str | os.PathLike[str]) -> None:
+    """Indented JSON, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
