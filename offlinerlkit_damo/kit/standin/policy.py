@@ -1,0 +1,172 @@
+"""The policy interface, and soft actor-critic (Haarnoja et al. 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+Batch = dict[str, Tensor]
+Array = NDArray[Any]
+
+
+class BasePolicy(nn.Module):
+    """What the trainer needs of a policy."""
+
+    def train(self) -> None:  # type: ignore[override]
+        """Training mode; takes no argument."""
+        raise NotImplementedError
+
+    def eval(self) -> None:  # type: ignore[override]
+        """Evaluation mode."""
+        raise NotImplementedError
+
+    def select_action(self, obs: Array, deterministic: bool = False) -> Array:
+        """obs [B, d] -> actions [B, A]."""
+        raise NotImplementedError
+
+    def learn(self, batch: Any) -> dict[str, float]:
+        """One gradient step; returns what to log."""
+        raise NotImplementedError
+
+
+class SACPolicy(BasePolicy):
+    """Soft actor-critic with twin critics.
+
+    Args:
+        actor: obs -> a distribution with `rsample`, `mode` and `log_prob` (see `TanhDiagGaussian`).
+        critic1, critic2: (obs, actions) -> Q [B, 1]; slowly moving copies are kept as critic1_old, critic2_old.
+        actor_optim, critic1_optim, critic2_optim: their optimisers.
+        tau: share by which the copies move towards the critics each step.
+        gamma: discount.
+        alpha: weight of the entropy; or (target entropy, log_alpha, its optimiser) to learn it.
+    """
+
+    def __init__(
+        self,
+        actor: nn.Module,
+        critic1: nn.Module,
+        critic2: nn.Module,
+        actor_optim: Optimizer,
+        critic1_optim: Optimizer,
+        critic2_optim: Optimizer,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        alpha: float | tuple[float, Tensor, Optimizer] = 0.2,
+    ) -> None:
+        super().__init__()
+        self.actor = actor
+        self.critic1, self.critic1_old = critic1, deepcopy(critic1)
+        self.critic2, self.critic2_old = critic2, deepcopy(critic2)
+        self.critic1_old.eval()
+        self.critic2_old.eval()
+        self.actor_optim = actor_optim
+        self.critic1_optim = critic1_optim
+        self.critic2_optim = critic2_optim
+        self._tau = tau
+        self._gamma = gamma
+        self._is_auto_alpha = isinstance(alpha, tuple)
+        self._alpha: float | Tensor
+        if isinstance(alpha, tuple):
+            self._target_entropy, self._log_alpha, self.alpha_optim = alpha
+            self._alpha = self._log_alpha.detach().exp()
+        else:
+            self._alpha = alpha
+
+    def train(self) -> None:  # type: ignore[override]
+        """Training mode for the actor and the critics, not for the copies."""
+        for module in (self.actor, self.critic1, self.critic2):
+            module.train()
+
+    def eval(self) -> None:  # type: ignore[override]
+        """Evaluation mode for the actor and the critics."""
+        for module in (self.actor, self.critic1, self.critic2):
+            module.eval()
+
+    @torch.no_grad()
+    def _sync_weight(self) -> None:
+        """old <- (1 - tau) old + tau new, for both critics."""
+        old: list[Tensor] = [*self.critic1_old.parameters(), *self.critic2_old.parameters()]
+        new: list[Tensor] = [*self.critic1.parameters(), *self.critic2.parameters()]
+        torch._foreach_lerp_(old, new, self._tau)
+
+    def actforward(self, obs: Array | Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor]:
+        """obs [B, d] -> squashed actions [B, A] and their log-probability [B, 1]."""
+        dist = self.actor(obs)
+        squashed, raw = dist.mode() if deterministic else dist.rsample()
+        return squashed, dist.log_prob(squashed, raw)
+
+    @torch.no_grad()
+    def select_action(self, obs: Array, deterministic: bool = False) -> Array:
+        """obs [B, d] (or [d]) -> actions float32 [B, A] (or [A])."""
+        action, _ = self.actforward(obs, deterministic)
+        return action.cpu().numpy()
+
+    def learn(self, batch: Batch) -> dict[str, float]:
+        """One step of both critics, the actor, the temperature and the copies.
+
+        y        = r + gamma (1 - terminal) [min_i Q_old_i(s', a') - alpha log pi(a'|s')],  a' ~ pi(s')
+        loss/critic_i = mean (Q_i(s, a) - y)^2
+        loss/actor    = mean [alpha log pi(a|s) - min_i Q_i(s, a)],  a ~ pi(s)
+        loss/alpha    = -mean log_alpha (log pi(a|s) + target entropy)
+        """
+        obss, actions = batch["observations"], batch["actions"]
+        target = self._target(batch)
+        losses: dict[str, Tensor | float] = {}
+        for name, critic, optim in (
+            ("critic1", self.critic1, self.critic1_optim),
+            ("critic2", self.critic2, self.critic2_optim),
+        ):
+            losses[f"loss/{name}"] = _descend(F.mse_loss(critic(obss, actions), target), optim)
+
+        with _frozen(self.critic1, self.critic2):
+            action, log_prob = self.actforward(obss)
+            q = torch.min(self.critic1(obss, action), self.critic2(obss, action))
+            actor_loss = _descend((self._alpha * log_prob - q).mean(), self.actor_optim)
+        losses = {"loss/actor": actor_loss, **losses}
+
+        if self._is_auto_alpha:
+            gap = log_prob.detach() + self._target_entropy
+            losses["loss/alpha"] = _descend(-(self._log_alpha * gap).mean(), self.alpha_optim)
+            self._alpha = self._log_alpha.detach().exp()
+            losses["alpha"] = self._alpha
+        self._sync_weight()
+        return {name: float(value) for name, value in losses.items()}
+
+    @torch.no_grad()
+    def _target(self, batch: Batch) -> Tensor:
+        """The regression target of both critics, [B, 1]."""
+        next_obss = batch["next_observations"]
+        next_actions, next_log_prob = self.actforward(next_obss)
+        next_q = torch.min(self.critic1_old(next_obss, next_actions), self.critic2_old(next_obss, next_actions))
+        value = next_q - self._alpha * next_log_prob
+        target: Tensor = batch["rewards"] + self._gamma * (1 - batch["terminals"]) * value
+        return target
+
+
+@contextmanager
+def _frozen(*modules: nn.Module) -> Iterator[None]:
+    """No gradients for the weights of these modules inside the block; gradients still pass through them."""
+    weights = [weight for module in modules for weight in module.parameters() if weight.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
+
+
+def _descend(loss: Tensor, optim: Optimizer) -> Tensor:
+    """One step of `optim` down `loss`; returns the loss, detached."""
+    optim.zero_grad()
+    loss.backward()
+    optim.step()
+    return loss.detach()

@@ -1,0 +1,185 @@
+"""Every contract test runs against every host: the stand-in always, the kit where it is importable.
+
+A checkout of the kit that is not on the path can be named by the environment variable OFFLINERLKIT_PATH.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import offlinerlkit_damo.kit  # noqa: F401  settles the session's own host before another is loaded here
+from offlinerlkit_damo.kit.host import load_host
+
+OBS, ACT = 3, 2  # d and A of all the small networks here
+
+
+def _load(name: str) -> SimpleNamespace | None:
+    folder = os.environ.get("OFFLINERLKIT_PATH")
+    if folder:
+        sys.path.insert(0, folder)
+    try:
+        if name == "offlinerlkit" and not _found():
+            return None
+        description, names = load_host(name)
+    finally:
+        if folder:
+            sys.path.remove(folder)
+    return SimpleNamespace(HOST=description, **names)
+
+
+def _found() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("offlinerlkit") is not None
+
+
+HOSTS = {name: _load(name) for name in ("standin", "offlinerlkit")}
+
+
+def _host(name: str) -> Any:
+    if HOSTS[name] is None:
+        pytest.skip("OfflineRL-Kit is not importable (install it, or set OFFLINERLKIT_PATH to a checkout)")
+    return HOSTS[name]
+
+
+class Build:
+    """Small objects of one host."""
+
+    def __init__(self, host: Any) -> None:
+        self.host = host
+
+    def actor(self, **dist: Any) -> Any:
+        backbone = self.host.MLP(OBS, [8, 8])
+        options = {"unbounded": True, "conditioned_sigma": True, **dist}
+        return self.host.ActorProb(backbone, self.host.TanhDiagGaussian(backbone.output_dim, ACT, **options))
+
+    def critic(self) -> Any:
+        return self.host.Critic(self.host.MLP(OBS + ACT, [8, 8]))
+
+    def sac(self, *, auto_alpha: bool = True, dynamics: Any = None) -> Any:
+        """A SACPolicy, or a MOPOPolicy where there are dynamics."""
+        actor, critic1, critic2 = self.actor(), self.critic(), self.critic()
+        optims = [torch.optim.Adam(m.parameters(), lr=1e-2) for m in (actor, critic1, critic2)]
+        alpha: Any = 0.3
+        if auto_alpha:
+            log_alpha = torch.full((1,), -1.0, requires_grad=True)
+            alpha = (-ACT, log_alpha, torch.optim.Adam([log_alpha], lr=1e-2))
+        arguments = (actor, critic1, critic2, *optims)
+        if dynamics is None:
+            return self.host.SACPolicy(*arguments, tau=0.1, gamma=0.9, alpha=alpha)
+        return self.host.MOPOPolicy(dynamics, *arguments, tau=0.1, gamma=0.9, alpha=alpha)
+
+    def model(self, **options: Any) -> Any:
+        return self.host.EnsembleDynamicsModel(OBS, ACT, [8, 8], **{"weight_decays": [0.1, 0.2, 0.3], **options})
+
+    def dynamics(self, model: Any = None, *, fitted: bool = True, lr: float = 1e-2, **options: Any) -> Any:
+        model = self.model() if model is None else model
+        scaler = self.host.StandardScaler()
+        if fitted:
+            scaler.fit(np.random.default_rng(5).normal(1.0, 2.0, (50, OBS + ACT)).astype(np.float32))
+        optim = torch.optim.Adam(model.parameters(), lr=lr)
+        return self.host.EnsembleDynamics(model, optim, scaler, options.pop("terminal_fn", never), **options)
+
+    def buffer(self, size: int = 50, rows: int | None = None) -> Any:
+        buffer = self.host.ReplayBuffer(size, (OBS,), np.float32, ACT, np.float32)
+        if rows is not None:
+            buffer.load_dataset(dataset(rows))
+        return buffer
+
+    def logger(self, folder: str) -> Any:
+        outputs = {
+            "consoleout_backup": "stdout",
+            "policy_training_progress": "csv",
+            "dynamics_training_progress": "csv",
+            "tb": "tensorboard",
+        }
+        os.makedirs(folder)  # as make_log_dirs does
+        return self.host.Logger(folder, outputs)
+
+
+def never(obs: np.ndarray, act: np.ndarray, next_obs: np.ndarray) -> np.ndarray:
+    return np.zeros((len(obs), 1), dtype=bool)
+
+
+def dataset(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """A linear system: learnable in a few epochs."""
+    rng = np.random.default_rng(seed)
+    obs = rng.normal(size=(rows, OBS)).astype(np.float32)
+    act = rng.uniform(-1, 1, size=(rows, ACT)).astype(np.float32)
+    return {
+        "observations": obs,
+        "actions": act,
+        "next_observations": (0.9 * obs + act.sum(1, keepdims=True)).astype(np.float32),
+        "rewards": obs.sum(1).astype(np.float32),
+        "terminals": np.arange(rows) % 7 == 3,
+    }
+
+
+class FakeEnv:
+    """gym's old interface; odd episodes last 3 steps, even ones 2; score = return / 10 + 0.5."""
+
+    def __init__(self) -> None:
+        self.episode = 0
+        self.t = 0
+        self.actions: list[np.ndarray] = []
+
+    def reset(self) -> np.ndarray:
+        self.t = 0
+        return np.zeros(OBS, dtype=np.float32)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, dict[str, Any]]:
+        self.actions.append(action)
+        self.t += 1
+        done = self.t >= 2 + self.episode % 2
+        reward = 1.5 + self.episode % 2
+        self.episode += done
+        return np.full(OBS, float(self.t), dtype=np.float32), reward, done, {}
+
+    def get_normalized_score(self, value: float) -> float:
+        return value / 10 + 0.5
+
+
+@pytest.fixture(params=list(HOSTS))
+def host(request: pytest.FixtureRequest) -> Any:
+    return _host(request.param)
+
+
+@pytest.fixture
+def build(host: Any) -> Build:
+    return Build(host)
+
+
+@pytest.fixture
+def standin() -> Build:
+    return Build(_host("standin"))
+
+
+@pytest.fixture
+def both() -> tuple[Build, Build]:
+    """(the kit, the stand-in), for comparisons."""
+    return Build(_host("offlinerlkit")), Build(_host("standin"))
+
+
+@pytest.fixture
+def make_dataset() -> Any:
+    return dataset
+
+
+@pytest.fixture
+def fake_env() -> FakeEnv:
+    return FakeEnv()
+
+
+@pytest.fixture(autouse=True)
+def _seeded(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """Fixed seeds, and a folder of its own for a test that writes."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    monkeypatch.chdir(tmp_path)
