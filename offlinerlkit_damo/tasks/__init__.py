@@ -1,0 +1,23 @@
+"""Tasks: where transitions come from, the simulator that goes with them and the score that both are judged by."""
+
+from __future__ import annotations
+
+from offlinerlkit_damo.tasks.dataset import LoadReport, OfflineDataset
+from offlinerlkit_damo.tasks.env import SimulatorEnv, make_env
+from offlinerlkit_damo.tasks.generated import make_dataset
+from offlinerlkit_damo.tasks.hdf5 import load_dataset
+from offlinerlkit_damo.tasks.resolve import resolve_dataset
+from offlinerlkit_damo.tasks.task import Task, get_task, list_tasks
+
+__all__ = [
+    "LoadReport",
+    "OfflineDataset",
+    "SimulatorEnv",
+    "Task",
+    "get_task",
+    "list_tasks",
+    "load_dataset",
+    "make_dataset",
+    "make_env",
+    "resolve_dataset",
+]

@@ -1,0 +1,139 @@
+"""The offline dataset in memory: transitions, and the episodes that they came from.
+
+Shapes: N transitions, E episodes, C completed episodes (C is E or E - 1), d observation and a action dimensions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """How many rows a source held and what became of them; rows_in = rows_kept + the dropped ones."""
+
+    rows_in: int
+    rows_kept: int
+    dropped: dict[str, int] = field(default_factory=dict)  # reason -> rows
+
+
+@dataclass(frozen=True, eq=False)
+class OfflineDataset:
+    """Transitions of one task, checked: finite, actions within [-1, 1], at least one row."""
+
+    name: str
+    observations: Floats  # [N, d]
+    actions: Floats  # [N, a]
+    next_observations: Floats  # [N, d]
+    rewards: Floats  # [N]
+    terminals: Bools  # [N] True where the task ended, so that nothing follows; False at a time limit
+    episode_starts: Floats  # [E, d] the first observation of each episode
+    episode_returns: NDArray[np.float64]  # [C] undiscounted; from all rows, also those that were dropped later
+    episode_lengths: NDArray[np.int64]  # [C] steps
+    report: LoadReport
+
+    @property
+    def obs_dim(self) -> int:
+        """d, the length of one observation."""
+        return int(self.observations.shape[1])
+
+    @property
+    def action_dim(self) -> int:
+        """a, the length of one action."""
+        return int(self.actions.shape[1])
+
+    @property
+    def mean_return(self) -> float:
+        """Mean undiscounted return of the completed episodes; nan when none was completed."""
+        return float(self.episode_returns.mean()) if len(self.episode_returns) else float("nan")
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.observations)
+
+    def transitions(self) -> dict[str, NDArray[np.generic]]:
+        """The arrays by the keys that the kit's `ReplayBuffer.load_dataset` reads; shared, not copied."""
+        return {
+            "observations": self.observations,
+            "actions": self.actions,
+            "next_observations": self.next_observations,
+            "rewards": self.rewards,
+            "terminals": self.terminals,
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all arrays with their names, types and shapes; the name of the dataset does not enter."""
+        digest = hashlib.sha256()
+        arrays: dict[str, NDArray[np.generic]] = {
+            **self.transitions(),
+            "episode_starts": self.episode_starts,
+            "episode_returns": self.episode_returns,
+            "episode_lengths": self.episode_lengths,
+        }
+        for key, array in arrays.items():
+            digest.update(f"{key} {array.dtype.str} {array.shape};".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+def assemble(
+    name: str,
+    *,
+    observations: Floats,
+    actions: Floats,
+    rewards: Floats,
+    terminals: Bools,
+    timeouts: Bools,
+    next_observations: Floats | None,
+) -> OfflineDataset:
+    """A dataset out of the rows of consecutive episodes, in order.
+
+    An episode ends where `terminals` or `timeouts` is True; the last one may be unfinished. With `next_observations`
+    every row is a valid transition. Without them the successor is the following row of the same episode, so the last
+    row of each episode is dropped and counted: a made-up successor would mislead everything that learns from it, such
+    as a dynamics model.
+    """
+    rows = len(observations)
+    ends = terminals | timeouts  # [N]
+    last = np.flatnonzero(ends)  # [C] the last row of each completed episode
+    first = np.concatenate([[0], last + 1])
+    first = first[first < rows]  # [E]
+    complete = first[: len(last)]
+    totals = np.concatenate([[0.0], np.cumsum(rewards, dtype=np.float64)])  # [N + 1]
+    episodes = {
+        "episode_starts": observations[first],
+        "episode_returns": totals[last + 1] - totals[complete],
+        "episode_lengths": last + 1 - complete,
+    }
+    dropped: dict[str, int] = {}
+    if next_observations is None:
+        unfinished = not ends[-1]
+        reasons = {
+            "terminal, next observation not recorded": int(terminals.sum()),
+            "timeout, next observation not recorded": int((timeouts & ~terminals).sum()),
+            "end of the unfinished last episode": int(unfinished),
+        }
+        dropped = {reason: count for reason, count in reasons.items() if count}
+        keep = np.flatnonzero(~ends[:-1])
+        next_observations = observations[keep + 1]
+        observations, actions, rewards = observations[keep], actions[keep], rewards[keep]
+        terminals = terminals[keep]
+    return OfflineDataset(
+        name=name,
+        observations=observations,
+        actions=actions,
+        next_observations=next_observations,
+        rewards=rewards,
+        terminals=terminals,
+        report=LoadReport(rows, len(observations), dropped),
+        **episodes,
+    )

@@ -1,0 +1,164 @@
+"""Datasets generated here by D4RL's recipe, with this project's behaviour policies. They are not D4RL.
+
+random: uniform actions. medium, expert: one SAC snapshot, acting stochastically. medium-replay: uniform actions, then
+the snapshots up to medium in training order, equal shares. medium-expert: half medium, half expert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.files import replacing
+from offlinerlkit_damo.tasks.cache import REMEDY, cache_dir
+from offlinerlkit_damo.tasks.dataset import Floats
+from offlinerlkit_damo.tasks.hdf5 import MAX_ROWS
+from offlinerlkit_damo.tasks.simulator import make_simulator
+from offlinerlkit_damo.tasks.snapshots import load_behaviour
+from offlinerlkit_damo.tasks.task import Task, get_task
+
+RECIPE = 1  # raise when the same inputs give other rows
+DEFAULT_SIZE = 200_000
+
+
+@dataclass(frozen=True)
+class Player:
+    """A policy that plays part of a dataset."""
+
+    act: Callable[[Floats, np.random.Generator], Floats]  # obs f32[d], rng -> action f32[a]
+    step: int  # environment steps of training behind it; 0 for uniform actions
+    mean_return: float  # measured beforehand; nan for uniform actions
+
+
+def make_dataset(task: Task | str, *, size: int = DEFAULT_SIZE, seed: int = 0, progress: bool = True) -> Path:
+    """The path of the generated dataset of `task` with `size` transitions; made on first use, then kept in the cache.
+
+    The rows depend on task, size and seed alone (on one machine, with one version of the simulator). Two processes
+    may ask for the same file at once. `progress` shows a bar on stderr. Raises UserError for an unknown task, a size
+    or seed out of range, a robot without behaviour policies, and a cache that cannot be written.
+    """
+    task = get_task(task) if isinstance(task, str) else task
+    if not 1 <= size <= MAX_ROWS:
+        raise UserError(f"size {size} is out of range; ask for 1 to {MAX_ROWS:,} transitions")
+    if seed < 0:
+        raise UserError(f"seed {seed} is negative; choose 0 or more")
+    path = cache_dir() / "datasets" / "generated" / f"{task.name}-{size}-seed{seed}.hdf5"
+    players, behaviour = _players(task)
+    identity = {
+        "generated": True,
+        "task": task.name,
+        "size": size,
+        "seed": seed,
+        "recipe": RECIPE,
+        "behaviour": behaviour,
+    }
+    if _is_current(path, identity):
+        return path
+    with replacing(path, remedy=REMEDY) as temporary:
+        shares = np.diff(np.linspace(0, size, len(players) + 1).round().astype(int))
+        arrays = _play(task, players, [int(share) for share in shares], seed, progress)
+        about = {
+            **identity,
+            **_versions(),
+            "policy_steps": [player.step for player in players],
+            "policy_rows": shares,
+            "policy_returns": [player.mean_return for player in players],
+        }
+        try:
+            with h5py.File(temporary, "w") as file:
+                for key, array in arrays.items():
+                    file.create_dataset(key, data=array, track_times=False)
+                for key, value in about.items():
+                    file.attrs[key] = value
+        except OSError as error:
+            raise UserError(f"cannot write {path} ({error}); make room or choose another cache folder") from error
+    return path
+
+
+def _players(task: Task) -> tuple[list[Player], str]:
+    """The policies that play equal shares of the dataset, in order, and the fingerprint of the snapshots."""
+
+    def uniform(obs: Floats, rng: np.random.Generator) -> Floats:
+        return rng.uniform(-1, 1, task.action_dim).astype(np.float32)
+
+    random = Player(uniform, 0, float("nan"))
+    if task.quality == "random":
+        return [random], "none"
+    behaviour = load_behaviour(task.robot)
+
+    def snapshot(index: int) -> Player:
+        return Player(behaviour.actor(index), int(behaviour.steps[index]), float(behaviour.returns[index]))
+
+    if task.quality == "medium-replay":
+        players = [random, *(snapshot(index) for index in range(behaviour.medium + 1))]
+    else:
+        chosen = {"medium": behaviour.medium, "expert": behaviour.expert}
+        players = [snapshot(chosen[name]) for name in task.quality.split("-")]
+    return players, behaviour.fingerprint
+
+
+def _play(task: Task, players: list[Player], shares: list[int], seed: int, progress: bool) -> dict[str, NDArray[np.generic]]:
+    """Each player's share of rows, one after the other, as the arrays of a D4RL file.
+
+    An episode that the end of a share cuts off gets a timeout, so that none spans two players; the very last one
+    stays unfinished.
+    """
+    size = sum(shares)
+    observations = np.empty((size, task.obs_dim), np.float32)
+    next_observations = np.empty_like(observations)
+    actions = np.empty((size, task.action_dim), np.float32)
+    rewards = np.empty(size, np.float32)
+    terminals, timeouts = np.zeros(size, bool), np.zeros(size, bool)
+    rng = np.random.default_rng(seed)
+    simulator = make_simulator(task.env_id)
+    simulator.reset(seed=seed)  # the resets that follow continue from this seed
+    row = 0
+    with tqdm(total=size, desc=f"generating {task.name}", unit="step", disable=not progress, mininterval=0.5) as bar:
+        for player, share in zip(players, shares, strict=True):
+            obs, going = np.empty(0, np.float32), False
+            for _ in range(share):
+                if not going:
+                    obs = simulator.reset()[0].astype(np.float32)
+                action = player.act(obs, rng)
+                raw, reward, terminated, truncated, _ = simulator.step(action)
+                next_obs = raw.astype(np.float32)
+                observations[row], actions[row], next_observations[row], rewards[row] = obs, action, next_obs, reward
+                terminals[row], timeouts[row] = terminated, truncated
+                obs, going = next_obs, not (terminated or truncated)
+                row += 1
+                bar.update()
+            if going and row < size:
+                timeouts[row - 1] = True
+    simulator.close()
+    return {
+        "observations": observations,
+        "actions": actions,
+        "next_observations": next_observations,
+        "rewards": rewards,
+        "terminals": terminals,
+        "timeouts": timeouts,
+    }
+
+
+def _versions() -> dict[str, str]:
+    import mujoco
+
+    return {"gymnasium": gymnasium.__version__, "mujoco": mujoco.__version__}
+
+
+def _is_current(path: Path, identity: dict[str, Any]) -> bool:
+    """Whether `path` is a whole file made from the same inputs; anything else is made again."""
+    try:
+        with h5py.File(path, "r") as file:
+            return all(key in file.attrs and file.attrs[key] == value for key, value in identity.items())
+    except OSError:
+        return False

@@ -1,0 +1,162 @@
+"""Datasets in D4RL's HDF5 layout, read from a path.
+
+Keys: observations [N, d], actions [N, a], rewards [N], terminals [N]; optionally next_observations [N, d] and
+timeouts [N]. Anything else (infos, metadata) is left unread. `terminals` marks the end of the task, `timeouts` an
+episode cut off by a time limit.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.tasks.dataset import Bools, Floats, OfflineDataset, assemble
+
+MAX_ROWS = 20_000_000
+MAX_BYTES = 8 * 2**30  # of the arrays in memory, float32
+ACTION_TOLERANCE = 1e-6  # how far beyond [-1, 1] an action may lie
+SAME_STATE = 1e-5  # relative difference below which a successor and the following observation are the same state
+REQUIRED = ("observations", "actions", "rewards", "terminals")
+OPTIONAL = ("next_observations", "timeouts")
+SUFFIXES = (".hdf5", ".h5")
+
+
+def load_dataset(path: str | Path, *, name: str | None = None) -> OfflineDataset:
+    """Read and check the D4RL-format HDF5 file at `path`; `name` is the dataset's, by default the file's.
+
+    With next_observations in the file every row is kept, those at a time limit too: the recorded successor is right
+    there. Without them the last row of each episode has no successor and is dropped (counted in `report`). Without
+    `timeouts` an episode that did not end in a terminal ends where a row's successor is not the following
+    observation. Raises UserError for a missing or unreadable file, missing keys, wrong types, shapes or values, and
+    files too large.
+    """
+    path = Path(path).expanduser()
+    _check_file(path)
+    try:
+        with h5py.File(path, "r") as file:
+            columns = _check_layout(path, file)
+            arrays = {key: _read(path, key, dataset) for key, dataset in columns.items()}
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"cannot read {path} as HDF5: {error}; it may be cut short or another format, get it again") from error
+    terminals = _flags(path, "terminals", arrays["terminals"])
+    _check_actions(path, arrays["actions"])
+    next_observations = arrays.get("next_observations")
+    if "timeouts" in arrays:
+        timeouts = _flags(path, "timeouts", arrays["timeouts"])
+    else:
+        assert next_observations is not None  # _check_layout
+        timeouts = _breaks(arrays["observations"], next_observations) & ~terminals
+    dataset = assemble(
+        name or path.stem,
+        observations=arrays["observations"],
+        actions=arrays["actions"],
+        rewards=arrays["rewards"],
+        terminals=terminals,
+        timeouts=timeouts,
+        next_observations=next_observations,
+    )
+    if not len(dataset):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dataset.report.dropped.items())
+        raise UserError(f"{path} holds no usable transition ({reasons}); add next_observations or longer episodes")
+    return dataset
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, not a dataset; give the path of one .hdf5 file")
+    if not path.exists():
+        folder = path.parent
+        names = sorted(p.name for p in folder.iterdir() if p.suffix in SUFFIXES) if folder.is_dir() else []
+        near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
+        if near:
+            remedy = f"did you mean {' or '.join(near)}?"
+        elif names:
+            remedy = f"{folder} has {', '.join(names[:5])}"
+        else:
+            remedy = f"{folder} has no .hdf5 file" if folder.is_dir() else f"there is no folder {folder} either"
+        raise UserError(f"no dataset at {path}; {remedy}")
+
+
+def _check_layout(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
+    """The datasets of the known keys, with types and shapes checked before anything large is read."""
+    missing = [key for key in REQUIRED if not isinstance(file.get(key), h5py.Dataset)]
+    if missing:
+        raise UserError(
+            f"{path} lacks {', '.join(missing)} (it has {', '.join(sorted(file)) or 'nothing'}); "
+            f"a D4RL-format file needs the datasets {', '.join(REQUIRED)}"
+        )
+    columns = {key: file[key] for key in (*REQUIRED, *OPTIONAL) if isinstance(file.get(key), h5py.Dataset)}
+    if not any(key in columns for key in OPTIONAL):
+        raise UserError(
+            f"{path} has neither timeouts nor next_observations, so where a time limit cut an episode cannot be told; add one of the two"
+        )
+    for key, dataset in columns.items():
+        if dataset.dtype.kind not in "fiub":
+            raise UserError(f"{path}: {key} has type {dataset.dtype}; store numbers (float32) or booleans")
+        wide = key in ("observations", "actions", "next_observations")
+        if len(dataset.shape or ()) != (2 if wide else 1):
+            raise UserError(f"{path}: {key} has shape {dataset.shape}; it must be {'[rows, width]' if wide else '[rows]'}")
+    rows = {key: int(dataset.shape[0]) for key, dataset in columns.items()}
+    if len(set(rows.values())) > 1:
+        counts = ", ".join(f"{key} {count}" for key, count in rows.items())
+        raise UserError(f"{path}: the rows differ in number ({counts}); all keys must have the same")
+    if 0 in rows.values():
+        raise UserError(f"{path} holds no rows; give a file with at least one transition")
+    width = columns["observations"].shape[1]
+    if width < 1 or columns["actions"].shape[1] < 1:
+        raise UserError(f"{path}: observations and actions must be at least 1 wide")
+    if "next_observations" in columns and columns["next_observations"].shape[1] != width:
+        raise UserError(
+            f"{path}: next_observations are {columns['next_observations'].shape[1]} wide but observations {width}; they must match"
+        )
+    count = rows["observations"]
+    size = 4 * count * (2 * width + int(columns["actions"].shape[1]) + 3)
+    if count > MAX_ROWS or size > MAX_BYTES:
+        raise UserError(
+            f"{path} holds {count:,} rows, {size / 2**30:.1f} GiB in memory; "
+            f"at most {MAX_ROWS:,} rows and {MAX_BYTES / 2**30:.0f} GiB are read, so give a part of it"
+        )
+    return columns
+
+
+def _read(path: Path, key: str, dataset: h5py.Dataset) -> Floats:
+    """The whole dataset as float32, refused if any value is NaN or infinite."""
+    array = np.empty(dataset.shape, np.float32)
+    if dataset.dtype.kind == "b":
+        array[...] = dataset[()]
+    else:
+        dataset.read_direct(array)
+    if not np.isfinite(array).all():
+        bad = ~np.isfinite(array)
+        row = int(np.argmax(bad.reshape(len(array), -1).any(1)))
+        raise UserError(f"{path}: {key} has {int(bad.sum())} NaN or infinite values, the first in row {row}; remove those episodes")
+    return array
+
+
+def _flags(path: Path, key: str, values: Floats) -> Bools:
+    flags: Bools = values != 0
+    if (values[flags] != 1).any():
+        raise UserError(f"{path}: {key} must be 0 or 1 but row {int(np.argmax((values != 0) & (values != 1)))} is not")
+    return flags
+
+
+def _check_actions(path: Path, actions: Floats) -> None:
+    if max(-float(actions.min()), float(actions.max())) > 1 + ACTION_TOLERANCE:
+        rows = (np.abs(actions) > 1 + ACTION_TOLERANCE).any(1)
+        raise UserError(
+            f"{path}: {int(rows.sum())} actions lie outside [-1, 1], the first in row {int(np.argmax(rows))}; scale them to [-1, 1]"
+        )
+
+
+def _breaks(observations: Floats, next_observations: Floats) -> Any:
+    """Rows [N] whose successor is not the following observation; the last row is not one, its episode is unfinished."""
+    breaks = np.zeros(len(observations), bool)
+    following = observations[1:]
+    tolerance = SAME_STATE * (1 + np.abs(following))
+    breaks[:-1] = (np.abs(next_observations[:-1] - following) > tolerance).any(1)
+    return breaks

@@ -1,0 +1,35 @@
+"""From a task to its transitions, wherever they come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.tasks.dataset import OfflineDataset
+from offlinerlkit_damo.tasks.generated import DEFAULT_SIZE, make_dataset
+from offlinerlkit_damo.tasks.hdf5 import load_dataset
+from offlinerlkit_damo.tasks.task import Task, get_task
+
+
+def resolve_dataset(
+    task: Task | str,
+    path: str | Path | None = None,
+    *,
+    size: int = DEFAULT_SIZE,
+    seed: int = 0,
+    progress: bool = True,
+) -> OfflineDataset:
+    """The dataset at `path` or, without a path, the generated one (see `make_dataset` for the other arguments).
+
+    Raises UserError as `load_dataset` and `make_dataset` do, and when the file is that of another robot.
+    """
+    task = get_task(task) if isinstance(task, str) else task
+    source = make_dataset(task, size=size, seed=seed, progress=progress) if path is None else Path(path)
+    dataset = load_dataset(source, name=task.name)
+    found, needed = (dataset.obs_dim, dataset.action_dim), (task.obs_dim, task.action_dim)
+    if found != needed:
+        raise UserError(
+            f"{source} has (observation, action) dimensions {found} but {task.robot} has {needed}; "
+            "choose the task that the file was recorded in"
+        )
+    return dataset
