@@ -1,0 +1,1 @@
+"""The method in the paper's words: divergences, classifier, objective, policy."""

@@ -1,0 +1,272 @@
+"""DAMOPolicy: the host's MOPO policy with DAMO's critic, actor and classifier in place of SAC's learning step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from offlinerlkit_damo.config import DAMOConfig
+from offlinerlkit_damo.damo import objective
+from offlinerlkit_damo.damo.alignment import Batch, DataAlignment
+from offlinerlkit_damo.damo.divergences import get_divergence
+from offlinerlkit_damo.kit import EnsembleDynamics, MOPOPolicy
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """No gradient for the modules' parameters inside the block: the actor's loss passes through the critics, not into them."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
+
+
+class DAMOPolicy(MOPOPolicy):
+    """Dual Alignment Maximin Optimization (arXiv 2502.00850).
+
+    The arguments are MOPOPolicy's; `config` holds the method's options. `learn` takes the host trainer's {"real", "fake"} and, when
+    `DAMOTrainer` provides them, "init" (initial observations, [B0, d]) and "classifier" ({"real", "fake"} samples of its own).
+
+    Shapes below: B rows in a batch (real first, then fake), E = 2 critics, d and a the sizes of observation and action.
+    """
+
+    def __init__(
+        self,
+        dynamics: EnsembleDynamics,
+        actor: nn.Module,
+        critic1: nn.Module,
+        critic2: nn.Module,
+        actor_optim: torch.optim.Optimizer,
+        critic1_optim: torch.optim.Optimizer,
+        critic2_optim: torch.optim.Optimizer,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        alpha: Any = 0.2,
+        *,
+        config: DAMOConfig | None = None,
+    ) -> None:
+        super().__init__(
+            dynamics, actor, critic1, critic2, actor_optim, critic1_optim, critic2_optim, tau=tau, gamma=gamma, alpha=alpha
+        )
+        self.config = config if config is not None else DAMOConfig()
+        self.divergence = get_divergence(self.config.divergence, self.config.divergence_k)
+        self.init_coef = self.config.init_coefficient(gamma)
+        first = next(actor.parameters())
+        obs_dim = first.shape[-1]
+        action_dim = next(critic1.parameters()).shape[-1] - obs_dim
+        self.data_alignment = DataAlignment(self.config, obs_dim, action_dim, first.device)
+        self._standardised = False
+
+    # ---- the learning step ---------------------------------------------------------------------------------------------------------
+
+    def learn(self, batch: dict[str, Any]) -> dict[str, float]:
+        """One step of classifier, critics, actor and entropy temperature; returns every logged figure (docs/metrics.md)."""
+        real, fake = batch["real"], batch["fake"]
+        figures: dict[str, Tensor] = self._learn_ratio(batch) if self.config.data_alignment else {}
+        num_real = len(real["rewards"])
+        mix = {key: torch.cat([real[key], fake[key]]) for key in real}
+        rewards, terminals = mix["rewards"].squeeze(-1), mix["terminals"].squeeze(-1)
+        init_obss = batch.get("init", real["observations"])
+        discounts = self._gamma * (1 - terminals)
+        refined = self._refined_rewards(rewards, terminals, mix, real, fake, figures)
+        figures["damo/refined_reward_real"] = refined[:num_real].mean()
+        figures["damo/refined_reward_fake"] = refined[num_real:].mean()
+
+        phi = self._learn_critics(mix, refined, discounts, init_obss, figures)
+        weights = self._actor_weights(phi)
+        if self.config.behavior_alignment:
+            figures |= self._weight_figures(phi, discounts)
+        if self.config.behavior_alignment and self.config.actor_mode == "damo":
+            log_prob = self._learn_actor(weights, discounts, init_obss, mix["next_observations"], figures)
+        else:
+            log_prob = self._learn_soft_actor(mix["observations"], figures)
+        if self._is_auto_alpha:
+            self._learn_temperature(log_prob, figures)
+        self._sync_weight()
+        # one transfer for all figures: a .item() each would wait for the device twenty times
+        values = torch.stack([value.detach().float() for value in figures.values()]).tolist()
+        return dict(zip(figures, values, strict=True))
+
+    def _learn_ratio(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        if self.config.classifier_normalize and not self._standardised:
+            self._standardise()
+        samples = batch.get("classifier", batch)
+        figures: dict[str, Tensor] = {}
+        for _ in range(self.data_alignment.updates_due()):
+            figures = self.data_alignment.update(samples["real"], samples["fake"])
+        self.data_alignment.advance()
+        return figures
+
+    def _standardise(self) -> None:
+        # the dynamics' scaler knows the dataset's statistics; it is fitted after the policy is built, so this waits for the first step
+        device, obs_dim = self.data_alignment.centre.device, next(self.actor.parameters()).shape[-1]
+        mean, std = (
+            torch.as_tensor(x, dtype=torch.float32, device=device).flatten() for x in (self.dynamics.scaler.mu, self.dynamics.scaler.std)
+        )
+        self.data_alignment.set_statistics((mean[:obs_dim], std[:obs_dim]), (mean[obs_dim:], std[obs_dim:]))
+        self._standardised = True
+
+    def _refined_rewards(
+        self, rewards: Tensor, terminals: Tensor, mix: Batch, real: Batch, fake: Batch, figures: dict[str, Tensor]
+    ) -> Tensor:
+        """r - alpha ell, plus gamma V_abs at terminals where the absorbing state is valued: [B]."""
+        config, num_real = self.config, len(real["rewards"])
+        if not config.data_alignment:
+            return rewards
+        ell = self.data_alignment.log_ratio(
+            mix["observations"], mix["actions"], mix["next_observations"], real_share=num_real / len(rewards)
+        )
+        figures["damo/ell_real"], figures["damo/ell_fake"] = ell[:num_real].mean(), ell[num_real:].mean()
+        refined = rewards - config.damo_alpha * self.data_alignment.centred(ell, num_real)
+        if config.absorbing:
+            value = self.data_alignment.absorbing_value(real, fake, self._gamma)
+            figures["damo/absorbing_value"] = value
+            refined = refined + self._gamma * terminals * value
+        return refined
+
+    # ---- critics -------------------------------------------------------------------------------------------------------------------
+
+    def _learn_critics(
+        self, mix: Batch, refined: Tensor, discounts: Tensor, init_obss: Tensor, figures: dict[str, Tensor]
+    ) -> Tensor:
+        """Minimise L_Q; returns the residuals Phi [E, B] it was computed from, detached."""
+        obss, actions, next_obss = mix["observations"], mix["actions"], mix["next_observations"]
+        size, num_init, config = len(obss), len(init_obss), self.config
+        mode = config.grad_mode if config.behavior_alignment else "semi"
+        with torch.no_grad():
+            policy_actions, log_prob = self.actforward(torch.cat([init_obss, next_obss]))
+            init_actions, next_actions = policy_actions.split([num_init, size])
+            entropy = self._alpha * log_prob[num_init:].squeeze(-1) if config.entropy_backup else torch.zeros_like(refined)
+
+        # one forward pass for all the pairs each network is asked about
+        online_obss, online_actions = [obss, init_obss], [actions, init_actions]
+        if mode != "semi":
+            online_obss.append(next_obss)
+            online_actions.append(next_actions)
+        pairs = torch.cat(online_obss), torch.cat(online_actions)
+        online = torch.stack([critic(*pairs).squeeze(-1) for critic in (self.critic1, self.critic2)])
+        q, init_q = online[:, :size], online[:, size : size + num_init]
+        online_next = online[:, size + num_init :]
+        target_q = target_next = online_next
+        if mode != "full":
+            with torch.no_grad():
+                pairs = (next_obss, next_actions)
+                if mode == "orthogonal":
+                    pairs = torch.cat([next_obss, obss]), torch.cat([next_actions, actions])
+                target = torch.stack([critic(*pairs).squeeze(-1) for critic in (self.critic1_old, self.critic2_old)])
+                target_next, target_q = target[:, :size], target[:, size:]
+
+        def residual(next_q: Tensor, q: Tensor) -> Tensor:
+            if config.q_next == "min" or not config.behavior_alignment:
+                next_q = next_q.min(0, keepdim=True).values.expand_as(q)
+            return objective.bellman_residual(refined, discounts, next_q - entropy, q, target_floor=config.target_floor)
+
+        if mode == "orthogonal":
+            phi = residual(target_next, q)
+            losses = self._orthogonal_step(phi, residual(online_next, target_q), init_q)
+        else:
+            share = config.next_share
+            phi = residual(share * online_next + (1 - share) * target_next if mode == "mix" else target_next, q)
+            losses = self._critic_losses(phi, init_q) if config.behavior_alignment else objective.td_loss(phi)
+            self._zero_critics()
+            losses.sum().backward()
+            self._step_critics()
+        figures["loss/critic1"], figures["loss/critic2"] = losses
+        figures["damo/q_batch"], figures["damo/q_init"], figures["damo/phi"] = q.mean(), init_q.mean(), phi.mean()
+        return phi.detach()
+
+    def _critic_losses(self, phi: Tensor, init_q: Tensor) -> Tensor:
+        alpha = self.config.damo_alpha
+        return objective.critic_loss(self.divergence.conjugate, phi, init_q, alpha=alpha, init_coef=self.init_coef)
+
+    def _orthogonal_step(self, forward_phi: Tensor, backward_phi: Tensor, init_q: Tensor) -> Tensor:
+        """ODICE's update: the term in Q(s0) as it is, the residual's backward gradient projected off its forward gradient."""
+        losses = self._critic_losses(forward_phi, init_q)
+        parts = (
+            self.init_coef * init_q.mean(-1).sum(),
+            self._critic_losses(forward_phi, torch.zeros_like(init_q)).sum(),
+            self._critic_losses(backward_phi, torch.zeros_like(init_q)).sum(),
+        )
+        for critic in (self.critic1, self.critic2):
+            parameters = list(critic.parameters())
+            initial, forward, backward = (torch.autograd.grad(part, parameters, retain_graph=True) for part in parts)
+            projected = objective.orthogonal_gradient(forward, backward)
+            for parameter, first, second in zip(parameters, initial, projected, strict=True):
+                parameter.grad = first + second
+        self._step_critics()
+        return losses
+
+    def _zero_critics(self) -> None:
+        self.critic1_optim.zero_grad(set_to_none=True)
+        self.critic2_optim.zero_grad(set_to_none=True)
+
+    def _step_critics(self) -> None:
+        self.critic1_optim.step()
+        self.critic2_optim.step()
+
+    # ---- actor ---------------------------------------------------------------------------------------------------------------------
+
+    def _actor_weights(self, phi: Tensor) -> Tensor:
+        """w = min(f*'(Phi / alpha_actor), w_max): [E, B]."""
+        alpha = self.config.actor_alpha if self.config.actor_alpha is not None else self.config.damo_alpha
+        weights = self.divergence.actor_weight(phi / alpha)
+        return weights if self.config.w_max is None else weights.clamp(max=self.config.w_max)
+
+    def _learn_actor(
+        self, weights: Tensor, discounts: Tensor, init_obss: Tensor, next_obss: Tensor, figures: dict[str, Tensor]
+    ) -> Tensor:
+        """Ascend the critics' objective; returns log pi(a'|s') [B]."""
+        obss, num_init = torch.cat([init_obss, next_obss]), len(init_obss)
+        with frozen(self.critic1, self.critic2):
+            actions, log_prob = self.actforward(obss)
+            q = torch.stack([critic(obss, actions).squeeze(-1) for critic in (self.critic1, self.critic2)])
+        next_log_prob = log_prob[num_init:].squeeze(-1)
+        next_q = q[:, num_init:] - self._alpha * next_log_prob
+        loss = objective.actor_loss(weights, discounts, next_q, q[:, :num_init], init_coef=self.init_coef).mean()
+        self._step_actor(loss, figures)
+        return next_log_prob
+
+    def _learn_soft_actor(self, obss: Tensor, figures: dict[str, Tensor]) -> Tensor:
+        """The ordinary SAC actor on the batch's states; returns log pi(a|s) [B]."""
+        with frozen(self.critic1, self.critic2):
+            actions, log_prob = self.actforward(obss)
+            q = torch.stack([critic(obss, actions).squeeze(-1) for critic in (self.critic1, self.critic2)])
+        log_prob = log_prob.squeeze(-1)
+        self._step_actor(objective.soft_actor_loss(log_prob, q, temperature=self._alpha), figures)
+        return log_prob
+
+    def _step_actor(self, loss: Tensor, figures: dict[str, Tensor]) -> None:
+        self.actor_optim.zero_grad(set_to_none=True)
+        loss.backward()
+        self.actor_optim.step()
+        figures["loss/actor"] = loss
+
+    def _learn_temperature(self, log_prob: Tensor, figures: dict[str, Tensor]) -> None:
+        """The host's update of lambda: minimise -log lambda (log pi + target entropy)."""
+        loss = -(self._log_alpha * (log_prob.detach() + self._target_entropy)).mean()
+        self.alpha_optim.zero_grad()
+        loss.backward()
+        self.alpha_optim.step()
+        self._alpha = self._log_alpha.detach().exp()
+        figures["loss/alpha"], figures["alpha"] = loss, self._alpha.squeeze()
+
+    # ---- diagnostics ---------------------------------------------------------------------------------------------------------------
+
+    def _weight_figures(self, phi: Tensor, discounts: Tensor) -> dict[str, Tensor]:
+        """E[w], the shift identity's residual and the effective sample size, for the critic's own w = f*'(Phi / alpha)."""
+        weights = self.divergence.weight(phi / self.config.damo_alpha)
+        figures = {"damo/weight": weights.mean(), "damo/effective_sample_size": objective.effective_sample_size(weights).mean()}
+        # the projected update of ODICE is no loss's gradient, so it has no such identity
+        if self.config.grad_mode != "orthogonal":
+            share = self.config.next_share
+            residual = objective.shift_residual(weights, discounts, next_share=share, init_coef=self.init_coef)
+            figures["damo/shift_residual"] = residual.mean()
+        return figures
