@@ -1,0 +1,1 @@
+"""Results on disk to scores and figures; no training code."""

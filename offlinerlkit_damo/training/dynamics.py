@@ -1,0 +1,127 @@
+"""The dynamics model of a run: loaded, or trained once per dataset and settings and kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from offlinerlkit_damo.config import Config
+from offlinerlkit_damo.engine.dynamics import RoutedDynamics
+from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.kit import EnsembleDynamics, EnsembleDynamicsModel, Logger, StandardScaler, get_termination_fn
+from offlinerlkit_damo.tasks import OfflineDataset
+from offlinerlkit_damo.tasks.cache import cache_dir
+
+SETTINGS = (
+    "dynamics_lr", "dynamics_hidden_dims", "dynamics_weight_decay", "n_ensemble", "n_elites", "dynamics_max_epochs", "dynamics_patience",
+)
+FILES = ("dynamics.pth", "mu.npy", "std.npy")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def build_dynamics(config: Config, obs_dim: int, action_dim: int) -> EnsembleDynamics:
+    """An untrained ensemble; MOPO's penalty needs every member at each step, DAMO's rollouts are routed to one elite per row."""
+    model = EnsembleDynamicsModel(
+        obs_dim=obs_dim,
+        action_dim=action_dim,
+        hidden_dims=list(config.dynamics_hidden_dims),
+        num_ensemble=config.n_ensemble,
+        num_elites=config.n_elites,
+        weight_decays=list(config.dynamics_weight_decay),
+        device=config.device,
+    )
+    optim = torch.optim.Adam(model.parameters(), lr=config.dynamics_lr, fused=True)
+    penalty = config.penalty_coef if config.algo_name == "mopo" else 0.0
+    return RoutedDynamics(model, optim, StandardScaler(), get_termination_fn(config.task), penalty_coef=penalty)
+
+
+def dynamics_id(config: Config, dataset: OfflineDataset) -> str:
+    """What decides a trained model: dataset, settings and seed, as 16 hex digits."""
+    settings: dict[str, Any] = {name: getattr(config, name) for name in SETTINGS}
+    settings |= {"dataset": dataset.fingerprint, "seed": config.seed if config.dynamics_seed is None else config.dynamics_seed}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def prepare_dynamics(config: Config, dataset: OfflineDataset, logger: Logger) -> tuple[EnsembleDynamics, dict[str, Any]]:
+    """A trained ensemble and its facts: id, seconds of training, held-out MSE per elite (normalised units are the host's).
+
+    Loads `load_dynamics_path` if given, else the cached model of the same dataset, settings and seed, else trains and stores one.
+    """
+    dynamics = build_dynamics(config, dataset.obs_dim, dataset.action_dim)
+    if config.load_dynamics_path is not None:
+        _load(dynamics, Path(config.load_dynamics_path))
+        return dynamics, {"id": None, "path": config.load_dynamics_path}
+    key = dynamics_id(config, dataset)
+    folder = cache_dir() / "dynamics" / key
+    if not folder.exists():
+        seed_everything(config.seed if config.dynamics_seed is None else config.dynamics_seed)
+        start = time.time()
+        columns = {key: value.reshape(len(value), -1) for key, value in dataset.transitions().items()}
+        try:
+            dynamics.train(
+                columns, logger, max_epochs=config.dynamics_max_epochs, max_epochs_since_update=config.dynamics_patience
+            )
+        except FloatingPointError as error:
+            raise UserError(f"{error} (--dynamics-lr is {config.dynamics_lr})") from error
+        facts = {"id": key, "seconds": round(time.time() - start, 1), "holdout_mse": _holdout_mse(dynamics, dataset)}
+        _store(dynamics, folder, facts)
+    # loaded even when just trained, so that the first run and the later ones use the same bits
+    _load(dynamics, folder)
+    return dynamics, json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+
+
+@torch.no_grad()
+def _holdout_mse(dynamics: EnsembleDynamics, dataset: OfflineDataset, rows: int = 10_000) -> float:
+    """Mean squared one-step error of the elites' means on random transitions (the members' own held-out rows are not the same rows)."""
+    index = np.random.default_rng(0).integers(0, len(dataset.rewards), rows)
+    inputs = dynamics.scaler.transform(np.concatenate([dataset.observations[index], dataset.actions[index]], 1))
+    mean, _ = dynamics.model(inputs)
+    change = dataset.next_observations[index] - dataset.observations[index]
+    target = torch.as_tensor(np.concatenate([change, dataset.rewards[index, None]], 1), device=mean.device)
+    return float((mean[dynamics.model.elites.long()] - target).square().mean())
+
+
+def _store(dynamics: EnsembleDynamics, folder: Path, facts: dict[str, Any]) -> None:
+    """Save into a fresh folder and rename it: another run that trained the same model at the same time does no harm."""
+    fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    try:
+        fresh.mkdir(parents=True)
+        dynamics.save(str(fresh))
+        (fresh / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+        fresh.rename(folder)
+    except OSError as error:
+        if not folder.exists():
+            raise UserError(f"cannot store the dynamics model in {str(folder)!r} ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def check_dynamics_folder(folder: Path) -> None:
+    """Raise UserError unless `folder` has the files of a saved dynamics model."""
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{str(folder)!r} holds no dynamics model: {', '.join(missing)} missing; give a folder that `save` wrote")
+
+
+def _load(dynamics: EnsembleDynamics, folder: Path) -> None:
+    check_dynamics_folder(folder)
+    try:
+        dynamics.load(str(folder))
+    except (RuntimeError, ValueError, EOFError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"the dynamics model in {str(folder)!r} does not fit this task or its settings ({reason})") from error

@@ -1,0 +1,185 @@
+"""A whole run from a configuration: task, dynamics, policy, trainer, results."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import subprocess
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from offlinerlkit_damo import __version__
+from offlinerlkit_damo.config import Config
+from offlinerlkit_damo.damo.policy import DAMOPolicy
+from offlinerlkit_damo.engine.buffer import DeviceReplayBuffer
+from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.files import save_json
+from offlinerlkit_damo.kit import HOST, MLP, ActorProb, Critic, EnsembleDynamics, Logger, MOPOPolicy, TanhDiagGaussian
+from offlinerlkit_damo.report.curve import draw_learning_curve
+from offlinerlkit_damo.report.results import read_evaluations
+from offlinerlkit_damo.tasks import OfflineDataset, Task, get_task, make_env, resolve_dataset
+from offlinerlkit_damo.training.dynamics import check_dynamics_folder, prepare_dynamics, seed_everything
+from offlinerlkit_damo.training.trainer import DAMOTrainer
+
+MIN_ROWS = 10
+OUTPUTS = {
+    "consoleout_backup": "stdout",
+    "policy_training_progress": "csv",
+    "dynamics_training_progress": "csv",
+    "tb": "tensorboard",
+}
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Run `config` to its end; returns the content of result/results.json with "folder" added. Bad input raises UserError."""
+    start = time.time()
+    device = check_device(config.device)
+    torch.set_num_threads(config.threads)
+    task = get_task(config.task)
+    env = make_env(task)
+    dataset = resolve_dataset(task, config.data, size=config.data_size, seed=config.data_seed)
+    # whatever can be found wrong is found before the run has a folder
+    if len(dataset.rewards) < MIN_ROWS:
+        raise UserError(
+            f"dataset {dataset.name} has {len(dataset.rewards)} transitions; training needs at least {MIN_ROWS}, a fifth is held out"
+        )
+    if config.load_dynamics_path is not None:
+        check_dynamics_folder(Path(config.load_dynamics_path))
+    folder = make_run_folder(config)
+    save_json(run_facts(config, task, dataset), folder / "run.json")
+    logger = Logger(str(folder), OUTPUTS)
+    logger.log_hyperparameters(config.flat())
+    dynamics, dynamics_facts = prepare_dynamics(config, dataset, logger)
+    seed_everything(config.seed)
+    policy, scheduler = build_policy(config, dynamics, dataset.obs_dim, dataset.action_dim)
+    real_buffer = _buffer(config, len(dataset.rewards), dataset)
+    real_buffer.load_dataset(dataset.transitions())
+    fake_size = config.rollout_batch_size * config.rollout_length * config.model_retain_epochs
+    trainer = DAMOTrainer(
+        policy,
+        env,
+        real_buffer,
+        _buffer(config, fake_size, dataset),
+        logger,
+        rollout_setting=(config.rollout_freq, config.rollout_batch_size, config.rollout_length),
+        epoch=config.epoch,
+        step_per_epoch=config.step_per_epoch,
+        batch_size=config.batch_size,
+        real_ratio=config.real_ratio,
+        eval_episodes=config.eval_episodes,
+        lr_scheduler=scheduler,
+        init_obss=dataset.episode_starts if config.damo.init_states == "episode_start" else None,
+        eval_every=config.eval_every,
+    )
+    performance = trainer.train()
+    results = {
+        **run_facts(config, task, dataset),
+        **performance,
+        "dynamics": dynamics_facts,
+        "seconds": round(time.time() - start, 1),
+        "device": str(device),
+        "evaluations": read_evaluations(folder).to_dict("list"),
+    }
+    save_json(results, folder / "result" / "results.json")
+    draw_learning_curve([folder], folder / "result" / "learning_curve.png")
+    return {**results, "folder": str(folder)}
+
+
+def check_device(name: str) -> torch.device:
+    """The torch device called `name`, or a UserError if it is unknown or not there."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device {name!r}; use cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise UserError(f"device {name!r} asked for, but torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"unknown device {name!r}; use cpu, cuda or cuda:N")
+    return device
+
+
+def build_policy(
+    config: Config, dynamics: EnsembleDynamics, obs_dim: int, action_dim: int
+) -> tuple[MOPOPolicy, torch.optim.lr_scheduler.LRScheduler | None]:
+    """The algorithm's policy on the host's modules, and the actor's learning-rate schedule."""
+    hidden, device = list(config.hidden_dims), config.device
+    backbone = MLP(input_dim=obs_dim, hidden_dims=hidden)
+    dist = TanhDiagGaussian(latent_dim=hidden[-1], output_dim=action_dim, unbounded=True, conditioned_sigma=True)
+    actor = ActorProb(backbone, dist, device)
+    critic1, critic2 = (Critic(MLP(input_dim=obs_dim + action_dim, hidden_dims=hidden), device) for _ in range(2))
+    actor_optim = torch.optim.Adam(actor.parameters(), lr=config.actor_lr, fused=True)
+    critic1_optim, critic2_optim = (torch.optim.Adam(c.parameters(), lr=config.critic_lr, fused=True) for c in (critic1, critic2))
+    alpha: float | tuple[float, torch.Tensor, torch.optim.Optimizer] = config.alpha
+    if config.auto_alpha:
+        target = -float(action_dim) if config.target_entropy is None else config.target_entropy
+        log_alpha = torch.zeros(1, requires_grad=True, device=device)
+        alpha = (target, log_alpha, torch.optim.Adam([log_alpha], lr=config.alpha_lr))
+    policy_class = partial(DAMOPolicy, config=config.damo) if config.algo_name == "damo" else MOPOPolicy
+    policy = policy_class(
+        dynamics, actor, critic1, critic2, actor_optim, critic1_optim, critic2_optim, tau=config.tau, gamma=config.gamma, alpha=alpha
+    )
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(actor_optim, config.epoch) if config.lr_schedule == "cosine" else None
+    return policy, scheduler
+
+
+def _buffer(config: Config, size: int, dataset: OfflineDataset) -> DeviceReplayBuffer:
+    return DeviceReplayBuffer(size, (dataset.obs_dim,), np.float32, dataset.action_dim, np.float32, config.device)
+
+
+def make_run_folder(config: Config) -> Path:
+    """A new folder log/<task>/<algo>/seed_S&timestamp_.../ in the host's layout; a counter keeps simultaneous starts apart."""
+    parent = Path(config.logdir) / config.task / config.algo_name
+    name = f"seed_{config.seed}&timestamp_{time.strftime('%y-%m%d-%H%M%S')}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(10_000):
+            folder = parent / (f"{name}.{attempt}" if attempt else name)
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            return folder
+    except OSError as error:
+        raise UserError(f"cannot write to the log folder {str(parent)!r} ({error.strerror}); choose another with --logdir") from None
+    raise UserError(f"too many runs named {name!r} in {str(parent)!r}; choose another folder with --logdir")
+
+
+def run_facts(config: Config, task: Task, dataset: OfflineDataset) -> dict[str, Any]:
+    """What is needed to read, or to repeat, a result: configuration, data, host, versions and commit."""
+    return {
+        "config": config.flat(),
+        "task": dataclasses.asdict(task),
+        "dataset": {
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "transitions": len(dataset.rewards),
+            "mean_return": dataset.mean_return,
+            "generated": config.data is None,
+        },
+        "host": dataclasses.asdict(HOST),
+        "versions": {
+            "offlinerlkit_damo": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "commit": git_commit(),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that this package is imported from; None for an installed package."""
+    source = Path(__file__).resolve().parents[2]
+    if not (source / ".git").exists():
+        return None
+    command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,174 @@
+"""DAMOTrainer: the host's model-based trainer with what DAMO needs from it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.files import save_torch
+from offlinerlkit_damo.kit import Logger, MBPolicyTrainer, ReplayBuffer
+
+EVAL_SEED = 1_000_000
+"""Episodes are seeded EVAL_SEED + i in every evaluation, so that curves differ by their policies and not by their starts."""
+
+
+class DAMOTrainer(MBPolicyTrainer):
+    """The host's loop for any model-based policy, and for DAMOPolicy also its classifier's and initial states' samples.
+
+    Additional keyword arguments: `init_obss` [n, d], the states s0 is drawn from (None: states of the real buffer); `eval_every` epochs
+    between evaluations, each on the same fixed seeds; `ratio_batch_size`, rows of either kind in a classifier update; `init_batch_size`,
+    initial states in a step: a quarter of the batch, because c0 makes their term small and every one costs as much as a transition.
+    The policy's weights are checkpointed at every evaluation. A loss that is not finite stops the run with a UserError, after the
+    figures of the step are written; the last checkpoint is kept.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        eval_env: Any,
+        real_buffer: ReplayBuffer,
+        fake_buffer: ReplayBuffer,
+        logger: Logger,
+        rollout_setting: tuple[int, int, int],
+        epoch: int = 1000,
+        step_per_epoch: int = 1000,
+        batch_size: int = 256,
+        real_ratio: float = 0.05,
+        eval_episodes: int = 10,
+        lr_scheduler: Any = None,
+        dynamics_update_freq: int = 0,
+        *,
+        init_obss: np.ndarray | None = None,
+        eval_every: int = 1,
+        ratio_batch_size: int = 256,
+        init_batch_size: int = 64,
+    ) -> None:
+        super().__init__(
+            policy, eval_env, real_buffer, fake_buffer, logger, rollout_setting, epoch, step_per_epoch, batch_size, real_ratio,
+            eval_episodes, lr_scheduler, dynamics_update_freq,
+        )
+        self._init_obss = None if init_obss is None else torch.as_tensor(init_obss, dtype=torch.float32, device=real_buffer.device)
+        self._eval_every = eval_every
+        self._ratio_batch_size = ratio_batch_size
+        self._init_batch_size = init_batch_size
+        self._alignment = getattr(policy, "data_alignment", None)
+
+    def train(self) -> dict[str, float]:
+        """Run all epochs; returns the mean of the last ten evaluations, "last_10_performance", in normalised score points."""
+        start, timestep = time.time(), 0
+        last_10: deque[float] = deque(maxlen=10)
+        with tqdm(total=self._epoch * self._step_per_epoch, unit="step", mininterval=2, dynamic_ncols=True) as bar:
+            for epoch in range(1, self._epoch + 1):
+                self.policy.train()
+                for _ in range(self._step_per_epoch):
+                    if timestep % self._rollout_freq == 0:
+                        self._rollout()
+                    losses = self.policy.learn(self.sample_batch())
+                    timestep += 1
+                    self._log_losses(losses, timestep)
+                    if self._dynamics_update_freq > 0 and timestep % self._dynamics_update_freq == 0:
+                        for key, value in self.policy.update_dynamics(self.real_buffer).items():
+                            self.logger.logkv_mean(key, value)
+                    bar.update()
+                if self.lr_scheduler is not None:
+                    self.lr_scheduler.step()
+                self.logger.logkv("eval/seconds", time.time() - start)
+                if epoch % self._eval_every == 0 or epoch == self._epoch:
+                    last_10.append(self._log_scores(timestep))
+                    bar.set_postfix_str(f"score {last_10[-1]:.1f}", refresh=False)
+                    save_torch(self.policy.state_dict(), Path(self.logger.checkpoint_dir) / "policy.pth")
+                self.logger.set_timestep(timestep)
+                self.logger.dumpkvs(exclude=["dynamics_training_progress"])
+        save_torch(self.policy.state_dict(), Path(self.logger.model_dir) / "policy.pth")
+        self.policy.dynamics.save(self.logger.model_dir)
+        self.logger.close()
+        return {"last_10_performance": float(np.mean(last_10))}
+
+    def _rollout(self) -> None:
+        init_obss = self.real_buffer.sample(self._rollout_batch_size)["observations"].cpu().numpy()
+        transitions, info = self.policy.rollout(init_obss, self._rollout_length)
+        self.fake_buffer.add_batch(**transitions)
+        for key, value in info.items():
+            self.logger.logkv_mean("rollout_info/" + key, value)
+
+    def sample_batch(self) -> dict[str, Any]:
+        """What one `policy.learn` takes: the host's {"real", "fake"} and, for DAMOPolicy, "init" and, when due, "classifier"."""
+        num_real = int(self._batch_size * self._real_ratio)
+        batch: dict[str, Any] = {
+            "real": self.real_buffer.sample(num_real),
+            "fake": self.fake_buffer.sample(self._batch_size - num_real),
+        }
+        if self._alignment is not None:
+            batch["init"] = self._sample_init_obss()
+            if self._alignment.updates_due():
+                size = self._ratio_batch_size
+                batch["classifier"] = {"real": self.real_buffer.sample(size), "fake": self.fake_buffer.sample(size)}
+        return batch
+
+    def _sample_init_obss(self) -> torch.Tensor:
+        if self._init_obss is None:
+            observations: torch.Tensor = self.real_buffer.sample(self._init_batch_size)["observations"]
+            return observations
+        index = torch.randint(len(self._init_obss), (self._init_batch_size,), device=self._init_obss.device)
+        return self._init_obss[index]
+
+    def _log_losses(self, losses: dict[str, float], timestep: int) -> None:
+        broken = [key for key, value in losses.items() if not math.isfinite(value)]
+        for key, value in losses.items():
+            self.logger.logkv_mean(key, value)
+        if broken:
+            self.logger.set_timestep(timestep)
+            self.logger.dumpkvs(exclude=["dynamics_training_progress"])
+            checkpoint = Path(self.logger.checkpoint_dir) / "policy.pth"
+            kept = f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "there was no checkpoint yet"
+            raise UserError(
+                f"{', '.join(broken)} became non-finite at step {timestep}; {kept}, the figures are in {self.logger.record_dir}; "
+                "try a smaller --critic-lr or --damo-alpha, or --preset stable"
+            )
+
+    def _log_scores(self, timestep: int) -> float:
+        returns, lengths = run_episodes(self.policy, self.eval_env, self._eval_episodes)
+        # each return is normalised before its spread is taken: the score is affine, not linear
+        scores = np.array([self.eval_env.get_normalized_score(x) for x in returns]) * 100
+        self.logger.logkv("eval/normalized_episode_reward", scores.mean())
+        self.logger.logkv("eval/normalized_episode_reward_std", scores.std())
+        self.logger.logkv("eval/episode_length", lengths.mean())
+        self.logger.logkv("eval/episode_length_std", lengths.std())
+        return float(scores.mean())
+
+
+def run_episodes(policy: Any, env: Any, episodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Undiscounted returns f64 [n] and lengths [n] of the deterministic policy on fixed seeds.
+
+    Uses the environment's lock-step `run_episodes` where it has one, else the host's reset-and-step interface.
+    """
+    policy.eval()
+
+    def act(obss: np.ndarray) -> np.ndarray:
+        actions: np.ndarray = policy.select_action(obss, deterministic=True)
+        return actions
+
+    seeds = [EVAL_SEED + i for i in range(episodes)]
+    if hasattr(env, "run_episodes"):
+        returns, lengths = env.run_episodes(act, seeds)
+        return returns, lengths
+    results = [_run_episode(act, env, seed) for seed in seeds]
+    return np.array([r for r, _ in results]), np.array([n for _, n in results])
+
+
+def _run_episode(act: Callable[[np.ndarray], np.ndarray], env: Any, seed: int) -> tuple[float, int]:
+    env.seed(seed)
+    obs, total, length, done = env.reset(), 0.0, 0, False
+    while not done:
+        obs, reward, done, _ = env.step(act(np.asarray(obs).reshape(1, -1)).flatten())
+        total, length = total + float(reward), length + 1
+    return total, length
