@@ -1,0 +1,87 @@
+"""python -m offlinerlkit_damo {train,doctor,data,report,bench}"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.flags import Parser, add_config_flags, parse_config, report, run_command
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from offlinerlkit_damo.training.run import train
+
+    report(train(parse_config(arguments)))
+
+
+def _data(arguments: argparse.Namespace) -> None:
+    from offlinerlkit_damo.tasks import get_task, list_tasks, load_dataset, make_dataset
+
+    if arguments.action == "list":
+        for name in list_tasks():
+            print(f"{name:30s} {get_task(name).env_id}")
+        return
+    if arguments.name is None:
+        raise UserError(f"data {arguments.action} needs a task name; see `data list`")
+    path = make_dataset(arguments.name, size=arguments.size, seed=arguments.seed)
+    dataset = load_dataset(path)
+    print(f"{path}\n{len(dataset.rewards)} transitions, mean return {dataset.mean_return:.1f}, sha256 {dataset.fingerprint[:16]}")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from offlinerlkit_damo.report.curve import draw_learning_curve
+
+    draw_learning_curve(arguments.runs, arguments.out)
+    print(arguments.out)
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    from offlinerlkit_damo.doctor import examine
+
+    print(examine())
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    from offlinerlkit_damo.engine.bench import bench
+
+    bench(steps=arguments.steps, threads=arguments.threads)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse the command line and run its command."""
+    parser = Parser(prog="python -m offlinerlkit_damo", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+
+    usage = "%(prog)s [--algo damo|mopo] [--task TASK] [flags]"
+    train = commands.add_parser("train", help="train a policy; run_example/run_<algo>.py are the same code", usage=usage)
+    add_config_flags(train)
+    train.set_defaults(run=_train)
+
+    data = commands.add_parser("data", help="list the tasks, make a generated dataset")
+    data.add_argument("action", choices=("list", "make"), help="list the tasks, or make one's dataset")
+    data.add_argument("name", nargs="?", help="task, e.g. hopper-medium-expert")
+    data.add_argument("--size", type=int, default=200_000, help="transitions [200000]")
+    data.add_argument("--seed", type=int, default=0, help="seed of the dataset [0]")
+    data.set_defaults(run=_data)
+
+    doctor = commands.add_parser("doctor", help="print host, versions, devices, simulators and datasets, and what is missing")
+    doctor.set_defaults(run=_doctor)
+
+    figure = commands.add_parser("report", help="draw the learning curves of run folders")
+    figure.add_argument("runs", nargs="+", type=Path, help="run folders of one task")
+    figure.add_argument("--out", type=Path, default=Path("learning_curve.png"), help="figure to write [learning_curve.png]")
+    figure.set_defaults(run=_report)
+
+    bench = commands.add_parser("bench", help="time one gradient step of DAMO and of MOPO in the same run")
+    bench.add_argument("--steps", type=int, default=200, help="steps timed in each of five alternating rounds [200]")
+    bench.add_argument("--threads", type=int, default=1, help="torch threads [1]")
+    bench.set_defaults(run=_bench)
+
+    arguments = parser.parse_args(argv)
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    run_command(main)

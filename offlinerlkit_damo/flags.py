@@ -1,0 +1,92 @@
+"""Command-line flags made out of the configuration: the kit's names, real booleans, one help line each."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from offlinerlkit_damo.config import Config, DAMOConfig, option_types, options, resolve
+from offlinerlkit_damo.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are UserErrors, and to which --batch_size and --batch-size are the same (the kit mixes both)."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([_hyphenated(word) for word in words], namespace)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def _hyphenated(word: str) -> str:
+    flag, equals, value = word.partition("=")
+    return flag.replace("_", "-") + equals + value if flag.startswith("--") else word
+
+
+def add_config_flags(parser: argparse.ArgumentParser) -> None:
+    """One flag per option; flags not given leave the configuration's layers alone."""
+    run = parser.add_argument_group("run (OfflineRL-Kit's flags and this package's)")
+    method = parser.add_argument_group("method (DAMO)")
+    method_names = set(DAMOConfig.__dataclass_fields__)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of options; flags override it")
+    for name, field in options().items():
+        several = str(option_types()[name]).startswith("tuple")
+        default: Any = field.default
+        shown = " ".join(map(str, default)) if several else str(default)
+        shown = shown.lower() if shown in ("None", "True", "False") else shown
+        (method if name in method_names else run).add_argument(
+            f"--{name.replace('_', '-')}",
+            *(["--algo"] if name == "algo_name" else []),
+            dest=name,
+            default=argparse.SUPPRESS,
+            metavar="{" + ",".join(field.metadata["choices"]) + "}" if field.metadata["choices"] else "X",
+            help=f"{field.metadata['help']} [{shown}]".replace("%", "%%"),
+            nargs="+" if several else None,
+        )
+
+
+def parse_config(arguments: argparse.Namespace, **defaults: Any) -> Config:
+    """The Config of parsed flags; `defaults` stand where neither a flag nor the config file says otherwise."""
+    flags = {name: value for name, value in vars(arguments).items() if name in options()}
+    return resolve(flags, config_file=arguments.config, defaults=defaults)
+
+
+def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> None:
+    """Run a command line: a UserError is printed as one sentence and exits with 2, Ctrl-C with 130; neither shows a traceback."""
+    try:
+        command(sys.argv[1:] if argv is None else argv)
+    except (UserError, ImportError) as error:  # ImportError: a host that was asked for and is not there, or a missing package
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        # the reader of our output went away (a pager, head): nothing is wrong, and the interpreter must not complain at exit
+        sys.stderr.close()
+
+
+def train_command(algo_name: str, description: str) -> Callable[[Sequence[str]], None]:
+    """The whole of a run script: flags of `algo_name`'s training, and the training."""
+
+    def command(argv: Sequence[str]) -> None:
+        parser = Parser(description=description, usage="%(prog)s [--task TASK] [--seed N] [flags]")
+        add_config_flags(parser)
+        config = parse_config(parser.parse_args(argv), algo_name=algo_name)
+        from offlinerlkit_damo.training.run import train  # here, so that --help does not wait for torch
+
+        report(train(config))
+
+    return command
+
+
+def report(results: dict[str, Any]) -> None:
+    """Print a finished run's score and folder."""
+    score, dataset = results["last_10_performance"], results["dataset"]
+    print(f"last 10 evaluations: {score:.1f} normalised points (dataset mean return {dataset['mean_return']:.0f})")
+    print(f"run folder: {results['folder']}")

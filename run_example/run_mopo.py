@@ -1,0 +1,11 @@
+"""MOPO on an offline dataset, with the flags of OfflineRL-Kit's script.
+
+    python run_example/run_mopo.py --task hopper-medium-expert --seed 1
+"""
+
+from __future__ import annotations
+
+from offlinerlkit_damo.flags import run_command, train_command
+
+if __name__ == "__main__":
+    run_command(train_command("mopo", "Train MOPO (arXiv 2005.13239) on an offline dataset."))
