@@ -83,7 +83,7 @@ class DAMOPolicy(MOPOPolicy):
         phi = self._learn_critics(mix, refined, discounts, init_obss, figures)
         weights = self._actor_weights(phi)
         if self.config.behavior_alignment:
-            figures |= self._weight_figures(phi, discounts)
+            figures |= self._weight_figures(phi, weights, discounts)
         if self.config.behavior_alignment and self.config.actor_mode == "damo":
             log_prob = self._learn_actor(weights, discounts, init_obss, mix["next_observations"], figures)
         else:
@@ -260,10 +260,10 @@ class DAMOPolicy(MOPOPolicy):
 
     # ---- diagnostics ---------------------------------------------------------------------------------------------------------------
 
-    def _weight_figures(self, phi: Tensor, discounts: Tensor) -> dict[str, Tensor]:
-        """E[w], the shift identity's residual and the effective sample size, for the critic's own w = f*'(Phi / alpha)."""
+    def _weight_figures(self, phi: Tensor, actor_weights: Tensor, discounts: Tensor) -> dict[str, Tensor]:
+        """E[w] and the shift identity's residual for the critic's w = f*'(Phi / alpha); the effective sample size for the actor's."""
         weights = self.divergence.weight(phi / self.config.damo_alpha)
-        figures = {"damo/weight": weights.mean(), "damo/effective_sample_size": objective.effective_sample_size(weights).mean()}
+        figures = {"damo/weight": weights.mean(), "damo/effective_sample_size": objective.effective_sample_size(actor_weights).mean()}
         # the projected update of ODICE is no loss's gradient, so it has no such identity
         if self.config.grad_mode != "orthogonal":
             share = self.config.next_share

@@ -136,6 +136,7 @@ def test_logged_figures() -> None:
     weights = np.sqrt(np.maximum(phis / 1.5 + 1, 0))
     assert figures["damo/weight"] == pytest.approx(weights.mean(), rel=1e-5)
     assert figures["damo/phi"] == pytest.approx(phis.mean(), rel=1e-5)
+    weights = np.sqrt(np.maximum(phis + 1, 0))  # the actor's: alpha is 1 there
     sizes = weights.sum(1) ** 2 / (weights.shape[1] * (weights**2).sum(1))
     assert figures["damo/effective_sample_size"] == pytest.approx(sizes.mean(), rel=1e-5)
     assert all(isinstance(value, float) and math.isfinite(value) for value in figures.values())
