@@ -42,6 +42,14 @@ class DataAlignment(nn.Module):
         self.optim = torch.optim.Adam(self.classifier.parameters(), lr=config.classifier_lr, fused=True)
         self._credit = 0.0
 
+    def get_extra_state(self) -> Tensor:
+        """The fraction of a classifier update owed, for `state_dict`; a number, since reading a device's buffer waits for it."""
+        return torch.tensor(self._credit, dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restore what `get_extra_state` gave."""
+        self._credit = float(state)
+
     def set_statistics(self, obs_stats: tuple[Tensor, Tensor], action_stats: tuple[Tensor, Tensor]) -> None:
         """(mean, std) of the dataset's observations [d] and actions [a], by which the classifier's inputs are standardised."""
         mean, std = (torch.cat([obs, action, obs]) for obs, action in zip(obs_stats, action_stats, strict=True))

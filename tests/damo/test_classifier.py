@@ -255,3 +255,11 @@ def test_absorbing_value_does_not_hang_on_the_first_batch() -> None:
             real, fake = ({"terminals": torch.as_tensor(rng.random((n, 1)) < 0.003).float()} for n in (12, 244))
             values.append(alignment.absorbing_value(real, fake, gamma=0.99).item())
         assert max(map(abs, values)) < 200 and abs(values[-1]) < 25  # one sigma of log(p) is 1/sqrt(144) there: 6 points
+
+
+def test_the_classifiers_schedule_continues_after_loading() -> None:
+    config = DAMOConfig(classifier_updates_per_step=0.5, classifier_hidden_dims=(2,))
+    first, second = DataAlignment(config, 1, 1), DataAlignment(config, 1, 1)
+    first.advance()
+    second.load_state_dict(first.state_dict())
+    assert first.updates_due() == second.updates_due() == 1
