@@ -1,7 +1,7 @@
 # make quickstart, make test: everything else is made on the way, in .venv
 PYTHON ?= python3
 VENV ?= .venv
-# installed before the package: what its own `torch>=2.2` finds may be a build with gigabytes of GPU libraries
+# installed before the package, so that the version is this one; TORCH= takes another, e.g. a CPU or CUDA build by its version label
 TORCH ?= torch==2.13.0
 
 BIN := $(VENV)/bin

@@ -25,7 +25,7 @@ EXTRAS = {
     "neorl": [],  # its npz files are read with numpy; the neorl package itself is not needed
     "tune": ["ray[tune]"],
     "report": ["scipy"],
-    "test": ["pytest>=8", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm", "pandas-stubs"],
+    "test": ["pytest>=8", "ruff", "mypy", "types-PyYAML", "types-tqdm", "pandas-stubs"],
 }
 
 setup(
@@ -40,7 +40,7 @@ setup(
     package_data={"offlinerlkit_damo": ["configs/*.yaml", "tasks/behaviour/*.npz", "py.typed"]},
     python_requires=">=3.10",
     install_requires=[
-        "torch>=2.2",
+        "torch>=2.6",
         "numpy>=1.24",
         "gymnasium[mujoco]>=1.0",
         "h5py",

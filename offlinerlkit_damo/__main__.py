@@ -7,27 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.flags import Parser, add_config_flags, parse_config, report, run_command
+from offlinerlkit_damo.flags import Parser, add_config_flags, parse_config, run_command, train_and_report
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from offlinerlkit_damo.training.run import train
-
-    report(train(parse_config(arguments)))
+    train_and_report(parse_config(arguments))
 
 
 def _data(arguments: argparse.Namespace) -> None:
-    from offlinerlkit_damo.tasks import get_task, list_tasks, load_dataset, make_dataset
+    from offlinerlkit_damo.tasks import can_make, get_task, list_tasks, load_dataset, make_dataset
 
     if arguments.action == "list":
         for name in list_tasks():
-            print(f"{name:30s} {get_task(name).env_id}")
+            print(f"{name:30s} {get_task(name).env_id:15s} {'generated' if can_make(name) else 'give a file with --data'}")
         return
     if arguments.name is None:
         raise UserError(f"data {arguments.action} needs a task name; see `data list`")
     path = make_dataset(arguments.name, size=arguments.size, seed=arguments.seed)
     dataset = load_dataset(path)
-    print(f"{path}\n{len(dataset.rewards)} transitions, mean return {dataset.mean_return:.1f}, sha256 {dataset.fingerprint[:16]}")
+    print(f"{path}\n{dataset.report.summary()}, mean return {dataset.mean_return:.1f}, sha256 {dataset.fingerprint[:16]}")
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -44,7 +42,7 @@ def _doctor(arguments: argparse.Namespace) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    from offlinerlkit_damo.engine.bench import bench
+    from offlinerlkit_damo.training.bench import bench
 
     bench(steps=arguments.steps, threads=arguments.threads)
 

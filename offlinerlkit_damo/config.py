@@ -157,6 +157,9 @@ class Config:
         for name in ("gamma", "real_ratio"):
             if getattr(self, name) >= 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be below 1")
+        for name in ("hidden_dims", "dynamics_hidden_dims"):
+            if not getattr(self, name):
+                raise UserError(f"{name} is empty; it needs at least one width")
         if self.tau > 1:
             raise UserError(f"tau is {self.tau}; it must not exceed 1")
         if self.n_elites > self.n_ensemble:

@@ -39,10 +39,20 @@ def replacing(path: str | os.PathLike[str], *, remedy: str = REMEDY) -> Iterator
             temporary.unlink()
 
 
+def check_writable(folder: Path, *, remedy: str = REMEDY) -> None:
+    """Raise UserError unless `folder` can be written to, or made: for the start of work whose result goes there. Touches nothing."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        raise UserError(f"cannot write to {str(folder)!r} ({str(existing)!r} is no folder that you may write to); {remedy}")
+
+
 def save_torch(state: Any, path: str | os.PathLike[str]) -> None:
     """`torch.save`, atomically."""
     with replacing(path) as temporary:
-        torch.save(state, temporary)
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # how torch reports a disk that fills up
+            raise OSError(str(error).splitlines()[0]) from error
 
 
 def save_json(content: Any, path: str | os.PathLike[str]) -> None:

@@ -30,7 +30,8 @@ def _hyphenated(word: str) -> str:
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
     """One flag per option; flags not given leave the configuration's layers alone."""
-    run = parser.add_argument_group("run (OfflineRL-Kit's flags and this package's)")
+    note = "Defaults in brackets; the preset's and the task's values of configs/<algo>.yaml come on top of them."
+    run = parser.add_argument_group("run (OfflineRL-Kit's flags and this package's)", note)
     method = parser.add_argument_group("method (DAMO)")
     method_names = set(DAMOConfig.__dataclass_fields__)
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of options; flags override it")
@@ -77,16 +78,20 @@ def train_command(algo_name: str, description: str) -> Callable[[Sequence[str]],
     def command(argv: Sequence[str]) -> None:
         parser = Parser(description=description, usage="%(prog)s [--task TASK] [--seed N] [flags]")
         add_config_flags(parser)
-        config = parse_config(parser.parse_args(argv), algo_name=algo_name)
-        from offlinerlkit_damo.training.run import train  # here, so that --help does not wait for torch
-
-        report(train(config))
+        train_and_report(parse_config(parser.parse_args(argv), algo_name=algo_name))
 
     return command
 
 
-def report(results: dict[str, Any]) -> None:
-    """Print a finished run's score and folder."""
-    score, dataset = results["last_10_performance"], results["dataset"]
-    print(f"last 10 evaluations: {score:.1f} normalised points (dataset mean return {dataset['mean_return']:.0f})")
-    print(f"run folder: {results['folder']}")
+def train_and_report(config: Config) -> Path:
+    """Train, draw the learning curve, print the score; returns the run folder."""
+    # here, so that --help does not wait for torch
+    from offlinerlkit_damo.report.curve import draw_learning_curve
+    from offlinerlkit_damo.training.run import train
+
+    results = train(config)
+    folder, mean = Path(results["folder"]), results["dataset"]["mean_score"]
+    draw_learning_curve([folder], folder / "result" / "learning_curve.png")
+    beside = "" if mean is None else f" (dataset mean {mean:.1f})"
+    print(f"last 10 evaluations: {results['last_10_performance']:.1f} normalised points{beside}\nrun folder: {folder}")
+    return folder

@@ -9,7 +9,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from offlinerlkit_damo.flags import Parser, report, run_command
+from offlinerlkit_damo.config import resolve
+from offlinerlkit_damo.flags import Parser, run_command, train_and_report
 
 CONFIG = Path(__file__).with_name("quickstart.yaml")
 
@@ -20,14 +21,10 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("quickstart"), help="folder for the run, the figure and the results [quickstart]")
     parser.add_argument("--epoch", type=int, help="epochs of 1000 gradient steps instead of the file's")
     arguments = parser.parse_args(argv)
-    from offlinerlkit_damo.config import resolve
-    from offlinerlkit_damo.training.run import train
-
     flags = {"logdir": str(arguments.out / "log"), **({} if arguments.epoch is None else {"epoch": arguments.epoch})}
-    results = train(resolve(flags, config_file=CONFIG))
+    folder = train_and_report(resolve(flags, config_file=CONFIG))
     for name in ("learning_curve.png", "results.json"):
-        shutil.copyfile(Path(results["folder"]) / "result" / name, arguments.out / name)
-    report(results)
+        shutil.copyfile(folder / "result" / name, arguments.out / name)
     print(f"figure: {arguments.out / 'learning_curve.png'}\nresults: {arguments.out / 'results.json'}")
 
 

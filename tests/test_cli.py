@@ -232,7 +232,7 @@ def test_data_list_names_the_tasks(capsys: pytest.CaptureFixture[str]) -> None:
     main(["data", "list"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 15
-    assert any(re.fullmatch(r"hopper-medium-expert +Hopper-v4", line) for line in lines)
+    assert any(re.fullmatch(r"hopper-medium-expert +Hopper-v4 +generated", line) for line in lines)
 
 
 def test_data_make_prints_the_file(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,7 +240,7 @@ def test_data_make_prints_the_file(place: Path, capsys: pytest.CaptureFixture[st
     main(["data", "make", "hopper-random", "--size", "100"])
     path, facts = capsys.readouterr().out.splitlines()
     assert Path(path).is_file()
-    assert facts.startswith("100 transitions")
+    assert facts.startswith("100 of 100 transitions")
 
 
 def test_doctor_runs(place: Path) -> None:

@@ -132,7 +132,7 @@ def test_the_method_page_names_every_choice() -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "docs/method.md", "docs/metrics.md"])
 def test_links_lead_somewhere(page: str) -> None:
-    """Relative links point at files of the repository; docs/experiments.md is checked by what writes it."""
+    """Relative links point at files of the repository."""
     path = ROOT / page
     links = re.findall(r"\]\((?!https?://|#)([^)#]+)", path.read_text(encoding="utf-8"))
-    assert [link for link in links if not (path.parent / link).exists() and not link.endswith("experiments.md")] == []
+    assert [link for link in links if not (path.parent / link).exists()] == []

@@ -57,6 +57,8 @@ class DataAlignment(nn.Module):
 
     def updates_due(self) -> int:
         """How many classifier updates the next policy step owes: `classifier_updates_per_step` may be a fraction."""
+        if not self.config.data_alignment:
+            return 0
         return int(self._credit + self.config.classifier_updates_per_step)
 
     def advance(self) -> None:

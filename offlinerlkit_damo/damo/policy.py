@@ -33,7 +33,8 @@ class DAMOPolicy(MOPOPolicy):
     """Dual Alignment Maximin Optimization (arXiv 2502.00850).
 
     The arguments are MOPOPolicy's; `config` holds the method's options. `learn` takes the host trainer's {"real", "fake"} and, when
-    `DAMOTrainer` provides them, "init" (initial observations, [B0, d]) and "classifier" ({"real", "fake"} samples of its own).
+    `DAMOTrainer` provides them, "init" (initial observations, [B0, d]) and "classifier" (a list of {"real", "fake"}, one for each
+    classifier update that is due).
 
     Shapes below: B rows in a batch (real first, then fake), E = 2 critics, d and a the sizes of observation and action.
     """
@@ -98,10 +99,9 @@ class DAMOPolicy(MOPOPolicy):
     def _learn_ratio(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         if self.config.classifier_normalize and not self._standardised:
             self._standardise()
-        samples = batch.get("classifier", batch)
         figures: dict[str, Tensor] = {}
-        for _ in range(self.data_alignment.updates_due()):
-            figures = self.data_alignment.update(samples["real"], samples["fake"])
+        for sample in batch.get("classifier", [batch] * self.data_alignment.updates_due()):
+            figures = self.data_alignment.update(sample["real"], sample["fake"])
         self.data_alignment.advance()
         return figures
 
@@ -255,7 +255,7 @@ class DAMOPolicy(MOPOPolicy):
         self.alpha_optim.zero_grad()
         loss.backward()
         self.alpha_optim.step()
-        self._alpha = self._log_alpha.detach().exp()
+        self._alpha = self._log_alpha.detach().exp().clamp(0.0, 1.0)  # the host's bound
         figures["loss/alpha"], figures["alpha"] = loss, self._alpha.squeeze()
 
     # ---- diagnostics ---------------------------------------------------------------------------------------------------------------

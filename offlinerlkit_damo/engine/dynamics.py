@@ -25,12 +25,13 @@ class RoutedDynamics(EnsembleDynamics):
         if self._penalty_coef:
             result: tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]] = super().step(obs, action)
             return result
-        elites = self.model.elites.long()
+        # not the elites' own device: the host's set_elites leaves them on the CPU
+        device = self.model.max_logvar.device
+        elites = self.model.elites.long().to(device)
         rows, count = len(obs), len(elites)
         order = np.random.permutation(rows)
-        padded = np.resize(order, -(-rows // count) * count) if rows else order
+        padded = np.resize(order, -(-rows // count) * count)
         inputs = self.scaler.transform(np.concatenate([obs, action], -1))[padded]
-        device = self.model.elites.device
         x = torch.as_tensor(inputs, dtype=torch.float32, device=device).reshape(count, -1, inputs.shape[-1])
         mean, logvar = self._members(x, elites)
         sample = (mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)).reshape(-1, mean.shape[-1]).cpu().numpy()

@@ -5,36 +5,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
+from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import replacing
 from offlinerlkit_damo.report.results import read_evaluations, read_run
 
 
 def draw_learning_curve(folders: Sequence[Path], path: Path) -> None:
-    """Score against gradient steps, every run its own line, unsmoothed; written to `path` (PNG or SVG by its suffix)."""
+    """Score against gradient steps, every run its own line, unsmoothed; written to `path` (PNG, SVG or PDF by its suffix).
+
+    Raises UserError for another suffix, for folders that are no runs, and for runs of different tasks or datasets.
+    """
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"{str(path)!r} does not end in .png, .svg or .pdf; name the figure so")
     runs = [read_run(folder) for folder in folders]
     task, dataset = runs[0]["task"], runs[0]["dataset"]
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for folder, run in zip(folders, runs, strict=True):
+        if (run["task"], run["dataset"]["fingerprint"]) != (task, dataset["fingerprint"]):
+            raise UserError(f"{str(folder)!r} is on {run['dataset']['name']}, another dataset than {str(folders[0])!r}; draw them apart")
+    # not pyplot: importing this must not choose the user's backend
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
     for folder, run in zip(folders, runs, strict=True):
         table = read_evaluations(folder)
         config = run["config"]
         (line,) = axes.plot(table["timestep"], table["score"], marker=".", label=f"{config['algo_name']}, seed {config['seed']}")
         low, high = table["score"] - table["std"], table["score"] + table["std"]
         axes.fill_between(table["timestep"], low, high, alpha=0.15, color=line.get_color(), linewidth=0)
-    span = task["ref_max_score"] - task["ref_min_score"]
-    mean = 100 * (dataset["mean_return"] - task["ref_min_score"]) / span
-    for value, name, style in ((0.0, "random", ":"), (mean, "dataset mean", "--"), (100.0, "expert", "-.")):
+    lines = [(0.0, "random", ":"), (100.0, "expert", "-.")]
+    if dataset["mean_score"] is not None:
+        lines.append((dataset["mean_score"], "dataset mean", "--"))
+    for value, name, style in lines:
         axes.axhline(value, color="0.35", linestyle=style, linewidth=1)
         axes.annotate(f"{name} {value:.0f}", (1, value), xycoords=("axes fraction", "data"), xytext=(-3, 2), textcoords="offset points",
                       ha="right", va="bottom", fontsize=8, color="0.35")
     kind = "generated" if dataset["generated"] else "own data"
     axes.set(xlabel="gradient steps", ylabel="normalised score (band: std over episodes)", title=f"{task['name']} ({kind})")
-    axes.set_ylim(top=112)
+    axes.set_ylim(top=max(112, axes.get_ylim()[1]))
     axes.legend(loc="lower right", fontsize=8, bbox_to_anchor=(1, 0.02))
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150)
-    plt.close(figure)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from offlinerlkit_damo.tasks.dataset import LoadReport, OfflineDataset
 from offlinerlkit_damo.tasks.env import SimulatorEnv, make_env
-from offlinerlkit_damo.tasks.generated import make_dataset
+from offlinerlkit_damo.tasks.generated import can_make, make_dataset
 from offlinerlkit_damo.tasks.hdf5 import load_dataset
 from offlinerlkit_damo.tasks.resolve import resolve_dataset
 from offlinerlkit_damo.tasks.task import Task, get_task, list_tasks
@@ -14,6 +14,7 @@ __all__ = [
     "OfflineDataset",
     "SimulatorEnv",
     "Task",
+    "can_make",
     "get_task",
     "list_tasks",
     "load_dataset",

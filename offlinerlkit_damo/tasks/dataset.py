@@ -23,6 +23,13 @@ class LoadReport:
     rows_in: int
     rows_kept: int
     dropped: dict[str, int] = field(default_factory=dict)  # reason -> rows
+    substituted: int = 0  # terminal rows kept whose own observation stands in for the next one, which was not recorded
+
+    def summary(self) -> str:
+        """One line for people: rows read, kept and dropped, and why."""
+        reasons = "; ".join(f"{count} dropped: {reason}" for reason, count in self.dropped.items())
+        stand_ins = f"{self.substituted} terminal rows without a recorded next observation" if self.substituted else ""
+        return ", ".join(filter(None, [f"{self.rows_kept} of {self.rows_in} transitions", reasons, stand_ins]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +105,10 @@ def assemble(
     """A dataset out of the rows of consecutive episodes, in order.
 
     An episode ends where `terminals` or `timeouts` is True; the last one may be unfinished. With `next_observations`
-    every row is a valid transition. Without them the successor is the following row of the same episode, so the last
-    row of each episode is dropped and counted: a made-up successor would mislead everything that learns from it, such
-    as a dynamics model.
+    every row is a valid transition. Without them the successor is the following row of the same episode, so a row at a
+    time limit and the last row of an unfinished episode have none and are dropped and counted. A terminal row is kept,
+    with its own observation as successor, and counted too: no value follows it whatever its successor is, and without
+    it nothing would tell that the state before it was the end.
     """
     rows = len(observations)
     ends = terminals | timeouts  # [N]
@@ -115,16 +123,17 @@ def assemble(
         "episode_lengths": last + 1 - complete,
     }
     dropped: dict[str, int] = {}
+    substituted = 0
     if next_observations is None:
         unfinished = not ends[-1]
         reasons = {
-            "terminal, next observation not recorded": int(terminals.sum()),
             "timeout, next observation not recorded": int((timeouts & ~terminals).sum()),
             "end of the unfinished last episode": int(unfinished),
         }
         dropped = {reason: count for reason, count in reasons.items() if count}
-        keep = np.flatnonzero(~ends[:-1])
-        next_observations = observations[keep + 1]
+        keep = np.flatnonzero(terminals | ~np.append(ends[:-1], True))
+        substituted = int(terminals.sum())
+        next_observations = observations[np.where(terminals[keep], keep, keep + 1)]
         observations, actions, rewards = observations[keep], actions[keep], rewards[keep]
         terminals = terminals[keep]
     return OfflineDataset(
@@ -134,6 +143,6 @@ def assemble(
         next_observations=next_observations,
         rewards=rewards,
         terminals=terminals,
-        report=LoadReport(rows, len(observations), dropped),
+        report=LoadReport(rows, len(observations), dropped, substituted),
         **episodes,
     )

@@ -17,16 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from offlinerlkit_damo.config import MAX_SEED
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.files import replacing
+from offlinerlkit_damo.files import check_writable, replacing
 from offlinerlkit_damo.tasks.cache import REMEDY, cache_dir
 from offlinerlkit_damo.tasks.dataset import Floats
 from offlinerlkit_damo.tasks.hdf5 import MAX_ROWS
 from offlinerlkit_damo.tasks.simulator import make_simulator
-from offlinerlkit_damo.tasks.snapshots import load_behaviour
+from offlinerlkit_damo.tasks.snapshots import has_behaviour, load_behaviour
 from offlinerlkit_damo.tasks.task import Task, get_task
 
-RECIPE = 1  # raise when the same inputs give other rows
+RECIPE = 2  # raise when the same inputs give other rows
 DEFAULT_SIZE = 200_000
 
 
@@ -49,8 +50,8 @@ def make_dataset(task: Task | str, *, size: int = DEFAULT_SIZE, seed: int = 0, p
     task = get_task(task) if isinstance(task, str) else task
     if not 1 <= size <= MAX_ROWS:
         raise UserError(f"size {size} is out of range; ask for 1 to {MAX_ROWS:,} transitions")
-    if seed < 0:
-        raise UserError(f"seed {seed} is negative; choose 0 or more")
+    if not 0 <= seed <= MAX_SEED:
+        raise UserError(f"seed {seed} is out of range; choose 0 to {MAX_SEED}")
     path = cache_dir() / "datasets" / "generated" / f"{task.name}-{size}-seed{seed}.hdf5"
     players, behaviour = _players(task)
     identity = {
@@ -63,25 +64,27 @@ def make_dataset(task: Task | str, *, size: int = DEFAULT_SIZE, seed: int = 0, p
     }
     if _is_current(path, identity):
         return path
-    with replacing(path, remedy=REMEDY) as temporary:
-        shares = np.diff(np.linspace(0, size, len(players) + 1).round().astype(int))
-        arrays = _play(task, players, [int(share) for share in shares], seed, progress)
-        about = {
-            **identity,
-            **_versions(),
-            "policy_steps": [player.step for player in players],
-            "policy_rows": shares,
-            "policy_returns": [player.mean_return for player in players],
-        }
-        try:
-            with h5py.File(temporary, "w") as file:
-                for key, array in arrays.items():
-                    file.create_dataset(key, data=array, track_times=False)
-                for key, value in about.items():
-                    file.attrs[key] = value
-        except OSError as error:
-            raise UserError(f"cannot write {path} ({error}); make room or choose another cache folder") from error
+    check_writable(path.parent, remedy=REMEDY)  # before minutes of simulation
+    arrays, policy_rows = _play(task, players, size, seed, progress)
+    about = {
+        **identity,
+        **_versions(),
+        "policy_steps": [player.step for player in players],
+        "policy_rows": policy_rows,
+        "policy_returns": [player.mean_return for player in players],
+    }
+    with replacing(path, remedy=REMEDY) as temporary, h5py.File(temporary, "w") as file:
+        for key, array in arrays.items():
+            file.create_dataset(key, data=array, track_times=False)
+        for key, value in about.items():
+            file.attrs[key] = value
     return path
+
+
+def can_make(task: Task | str) -> bool:
+    """Whether this package has what `make_dataset` needs for `task`: only uniform actions need no behaviour policy."""
+    task = get_task(task) if isinstance(task, str) else task
+    return task.quality == "random" or has_behaviour(task.robot)
 
 
 def _players(task: Task) -> tuple[list[Player], str]:
@@ -106,13 +109,16 @@ def _players(task: Task) -> tuple[list[Player], str]:
     return players, behaviour.fingerprint
 
 
-def _play(task: Task, players: list[Player], shares: list[int], seed: int, progress: bool) -> dict[str, NDArray[np.generic]]:
-    """Each player's share of rows, one after the other, as the arrays of a D4RL file.
+def _play(
+    task: Task, players: list[Player], size: int, seed: int, progress: bool
+) -> tuple[dict[str, NDArray[np.generic]], list[int]]:
+    """Equal shares of `size` rows by one player after the other: the arrays of a D4RL file, and each player's rows.
 
-    An episode that the end of a share cuts off gets a timeout, so that none spans two players; the very last one
-    stays unfinished.
+    A player finishes the episode that it is in when its share ends, so every episode is one player's and only the very
+    last one stays unfinished. A share shorter than an episode may leave a player none.
     """
-    size = sum(shares)
+    starts = np.linspace(0, size, len(players), endpoint=False)
+    policy_rows = [0] * len(players)
     observations = np.empty((size, task.obs_dim), np.float32)
     next_observations = np.empty_like(observations)
     actions = np.empty((size, task.action_dim), np.float32)
@@ -121,25 +127,20 @@ def _play(task: Task, players: list[Player], shares: list[int], seed: int, progr
     rng = np.random.default_rng(seed)
     simulator = make_simulator(task.env_id)
     simulator.reset(seed=seed)  # the resets that follow continue from this seed
-    row = 0
-    with tqdm(total=size, desc=f"generating {task.name}", unit="step", disable=not progress, mininterval=0.5) as bar:
-        for player, share in zip(players, shares, strict=True):
-            obs, going = np.empty(0, np.float32), False
-            for _ in range(share):
-                if not going:
-                    obs = simulator.reset()[0].astype(np.float32)
-                action = player.act(obs, rng)
-                raw, reward, terminated, truncated, _ = simulator.step(action)
-                next_obs = raw.astype(np.float32)
-                observations[row], actions[row], next_observations[row], rewards[row] = obs, action, next_obs, reward
-                terminals[row], timeouts[row] = terminated, truncated
-                obs, going = next_obs, not (terminated or truncated)
-                row += 1
-                bar.update()
-            if going and row < size:
-                timeouts[row - 1] = True
+    obs, player, going = np.empty(0, np.float32), 0, False
+    for row in tqdm(range(size), desc=f"generating {task.name}", unit="step", disable=not progress, mininterval=0.5):
+        if not going:
+            player = int(np.searchsorted(starts, row, side="right")) - 1
+            obs = simulator.reset()[0].astype(np.float32)
+        action = players[player].act(obs, rng)
+        raw, reward, terminated, truncated, _ = simulator.step(action)
+        next_obs = raw.astype(np.float32)
+        observations[row], actions[row], next_observations[row], rewards[row] = obs, action, next_obs, reward
+        terminals[row], timeouts[row] = terminated, truncated
+        policy_rows[player] += 1
+        obs, going = next_obs, not (terminated or truncated)
     simulator.close()
-    return {
+    arrays: dict[str, NDArray[np.generic]] = {
         "observations": observations,
         "actions": actions,
         "next_observations": next_observations,
@@ -147,6 +148,7 @@ def _play(task: Task, players: list[Player], shares: list[int], seed: int, progr
         "terminals": terminals,
         "timeouts": timeouts,
     }
+    return arrays, policy_rows
 
 
 def _versions() -> dict[str, str]:

@@ -30,13 +30,17 @@ def load_dataset(path: str | Path, *, name: str | None = None) -> OfflineDataset
     """Read and check the D4RL-format HDF5 file at `path`; `name` is the dataset's, by default the file's.
 
     With next_observations in the file every row is kept, those at a time limit too: the recorded successor is right
-    there. Without them the last row of each episode has no successor and is dropped (counted in `report`). Without
+    there. Without them a terminal row stands for its own successor, and the last row of any other episode has none and
+    is dropped (both counted in `report`). Without
     `timeouts` an episode that did not end in a terminal ends where a row's successor is not the following
     observation. Raises UserError for a missing or unreadable file, missing keys, wrong types, shapes or values, and
     files too large.
     """
-    path = Path(path).expanduser()
-    _check_file(path)
+    try:
+        path = Path(path).expanduser()
+        _check_file(path)
+    except (OSError, RuntimeError) as error:  # an unknown ~user, an overlong name, a folder that may not be read
+        raise UserError(f"cannot reach the dataset {str(path)!r} ({error}); give a path that you may read") from None
     try:
         with h5py.File(path, "r") as file:
             columns = _check_layout(path, file)
@@ -99,7 +103,8 @@ def _check_layout(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
         if dataset.dtype.kind not in "fiub":
             raise UserError(f"{path}: {key} has type {dataset.dtype}; store numbers (float32) or booleans")
         wide = key in ("observations", "actions", "next_observations")
-        if len(dataset.shape or ()) != (2 if wide else 1):
+        shape = dataset.shape or ()
+        if len(shape) != (2 if wide else 1) and (wide or shape[1:] != (1,)):
             raise UserError(f"{path}: {key} has shape {dataset.shape}; it must be {'[rows, width]' if wide else '[rows]'}")
     rows = {key: int(dataset.shape[0]) for key, dataset in columns.items()}
     if len(set(rows.values())) > 1:
@@ -135,7 +140,7 @@ def _read(path: Path, key: str, dataset: h5py.Dataset) -> Floats:
         bad = ~np.isfinite(array)
         row = int(np.argmax(bad.reshape(len(array), -1).any(1)))
         raise UserError(f"{path}: {key} has {int(bad.sum())} NaN or infinite values, the first in row {row}; remove those episodes")
-    return array
+    return array if key.endswith(("observations", "actions")) else array.reshape(-1)  # [rows, 1] is [rows]
 
 
 def _flags(path: Path, key: str, values: Floats) -> Bools:

@@ -65,14 +65,19 @@ class Behaviour:
         return Actor({key: stack[index] for key, stack in self.weights.items()})
 
 
+def has_behaviour(robot: str) -> bool:
+    """Whether this package has snapshots for `robot`."""
+    return (FOLDER / f"{robot}.npz").is_file()
+
+
 def load_behaviour(robot: str) -> Behaviour:
     """The snapshots that come with this package. Raises UserError when it has none for `robot`."""
     path = FOLDER / f"{robot}.npz"
-    if not path.is_file():
+    if not has_behaviour(robot):
         others = ", ".join(sorted(p.stem for p in FOLDER.glob("*.npz"))) or "none yet"
         raise UserError(
             f"there are no behaviour policies for {robot!r} (robots that have them: {others}); "
-            f"{robot}-random needs none, or give the path of a dataset"
+            f"{robot}-random needs none, or give a dataset with --data"
         )
     content = path.read_bytes()
     with np.load(io.BytesIO(content)) as data:

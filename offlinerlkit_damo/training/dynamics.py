@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import pickle
 import random
 import shutil
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +20,17 @@ import torch
 from offlinerlkit_damo.config import Config
 from offlinerlkit_damo.engine.dynamics import RoutedDynamics
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.kit import EnsembleDynamics, EnsembleDynamicsModel, Logger, StandardScaler, get_termination_fn
+from offlinerlkit_damo.files import check_writable
+from offlinerlkit_damo.kit import HOST, EnsembleDynamics, EnsembleDynamicsModel, Logger, StandardScaler, get_termination_fn
 from offlinerlkit_damo.tasks import OfflineDataset
-from offlinerlkit_damo.tasks.cache import cache_dir
+from offlinerlkit_damo.tasks.cache import REMEDY, cache_dir
 
 SETTINGS = (
     "dynamics_lr", "dynamics_hidden_dims", "dynamics_weight_decay", "n_ensemble", "n_elites", "dynamics_max_epochs", "dynamics_patience",
 )
 FILES = ("dynamics.pth", "mu.npy", "std.npy")
+STORE_FORMAT = 1  # raise when the same settings give another model
+MAX_HOLDOUT = 1000  # rows
 
 
 def seed_everything(seed: int) -> None:
@@ -51,49 +57,63 @@ def build_dynamics(config: Config, obs_dim: int, action_dim: int) -> EnsembleDyn
 
 
 def dynamics_id(config: Config, dataset: OfflineDataset) -> str:
-    """What decides a trained model: dataset, settings and seed, as 16 hex digits."""
+    """What decides a trained model: host, dataset, settings and seed, as 16 hex digits."""
     settings: dict[str, Any] = {name: getattr(config, name) for name in SETTINGS}
-    settings |= {"dataset": dataset.fingerprint, "seed": config.seed if config.dynamics_seed is None else config.dynamics_seed}
+    settings |= {
+        "format": STORE_FORMAT,
+        "host": [HOST.name, HOST.version, HOST.commit],
+        "dataset": dataset.fingerprint,
+        "seed": config.seed if config.dynamics_seed is None else config.dynamics_seed,
+    }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def prepare_dynamics(config: Config, dataset: OfflineDataset, logger: Logger) -> tuple[EnsembleDynamics, dict[str, Any]]:
-    """A trained ensemble and its facts: id, seconds of training, held-out MSE per elite (normalised units are the host's).
+    """A trained ensemble and its facts: id, seconds of training and the elites' mean squared error on rows held out of it.
 
-    Loads `load_dynamics_path` if given, else the cached model of the same dataset, settings and seed, else trains and stores one.
+    Loads `load_dynamics_path` if given (whose held-out rows are not known), else the stored model of the same host, dataset, settings
+    and seed, else trains and stores one.
     """
     dynamics = build_dynamics(config, dataset.obs_dim, dataset.action_dim)
     if config.load_dynamics_path is not None:
         _load(dynamics, Path(config.load_dynamics_path))
-        return dynamics, {"id": None, "path": config.load_dynamics_path}
+        return dynamics, {"id": None, "path": config.load_dynamics_path, "holdout_mse": None}
     key = dynamics_id(config, dataset)
     folder = cache_dir() / "dynamics" / key
     if not folder.exists():
+        check_writable(folder.parent, remedy=REMEDY)  # before minutes of training
         seed_everything(config.seed if config.dynamics_seed is None else config.dynamics_seed)
         start = time.time()
+        # rows of our own held out: the host's are not the same on every host, and choose the elites
+        order = np.random.default_rng(0).permutation(len(dataset.rewards))
+        held = order[: min(MAX_HOLDOUT, len(order) // 10)]
         columns = {key: value.reshape(len(value), -1) for key, value in dataset.transitions().items()}
-        try:
-            dynamics.train(
-                columns, logger, max_epochs=config.dynamics_max_epochs, max_epochs_since_update=config.dynamics_patience
-            )
-        except FloatingPointError as error:
-            raise UserError(f"{error} (--dynamics-lr is {config.dynamics_lr})") from error
-        facts = {"id": key, "seconds": round(time.time() - start, 1), "holdout_mse": _holdout_mse(dynamics, dataset)}
-        _store(dynamics, folder, facts)
+        training = {key: value[order[len(held) :]] for key, value in columns.items()}
+        with suppress(FloatingPointError):  # the stand-in's word for what the next lines find on any host
+            dynamics.train(training, logger, max_epochs=config.dynamics_max_epochs, max_epochs_since_update=config.dynamics_patience)
+        error, variance = _holdout_mse(dynamics, {key: value[held] for key, value in columns.items()})
+        remedy = f"try a smaller --dynamics-lr ({config.dynamics_lr}) or more --dynamics-max-epochs ({config.dynamics_max_epochs})"
+        if not math.isfinite(error):
+            raise UserError(f"the dynamics model diverged; {remedy}")
+        if error >= variance:
+            logger.log(f"WARNING: the dynamics model errs by {error:.3g}, more than no model at all ({variance:.3g}); {remedy}")
+        _store(dynamics, folder, {"id": key, "seconds": round(time.time() - start, 1), "holdout_mse": error})
     # loaded even when just trained, so that the first run and the later ones use the same bits
     _load(dynamics, folder)
-    return dynamics, json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    try:
+        return dynamics, json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"the stored dynamics model {str(folder)!r} is damaged ({error}); delete that folder to train it again") from error
 
 
 @torch.no_grad()
-def _holdout_mse(dynamics: EnsembleDynamics, dataset: OfflineDataset, rows: int = 10_000) -> float:
-    """Mean squared one-step error of the elites' means on random transitions (the members' own held-out rows are not the same rows)."""
-    index = np.random.default_rng(0).integers(0, len(dataset.rewards), rows)
-    inputs = dynamics.scaler.transform(np.concatenate([dataset.observations[index], dataset.actions[index]], 1))
+def _holdout_mse(dynamics: EnsembleDynamics, rows: dict[str, np.ndarray]) -> tuple[float, float]:
+    """Mean squared one-step error of the elites' means, and the targets' variance: what predicting their mean would leave."""
+    inputs = dynamics.scaler.transform(np.concatenate([rows["observations"], rows["actions"]], 1))
     mean, _ = dynamics.model(inputs)
-    change = dataset.next_observations[index] - dataset.observations[index]
-    target = torch.as_tensor(np.concatenate([change, dataset.rewards[index, None]], 1), device=mean.device)
-    return float((mean[dynamics.model.elites.long()] - target).square().mean())
+    target = torch.as_tensor(np.concatenate([rows["next_observations"] - rows["observations"], rows["rewards"]], 1), device=mean.device)
+    elites = dynamics.model.elites.long().to(mean.device)
+    return float((mean[elites] - target).square().mean()), float(target.var(0, correction=0).mean())
 
 
 def _store(dynamics: EnsembleDynamics, folder: Path, facts: dict[str, Any]) -> None:
@@ -120,8 +140,13 @@ def check_dynamics_folder(folder: Path) -> None:
 
 def _load(dynamics: EnsembleDynamics, folder: Path) -> None:
     check_dynamics_folder(folder)
+    model: Any = dynamics.model
+    width = model.backbones[0].weight.shape[1]
     try:
         dynamics.load(str(folder))
-    except (RuntimeError, ValueError, EOFError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise UserError(f"the dynamics model in {str(folder)!r} does not fit this task or its settings ({reason})") from error
+    statistics: list[Any] = [dynamics.scaler.mu, dynamics.scaler.std]
+    if any(np.shape(x)[-1:] != (width,) for x in statistics):
+        raise UserError(f"mu.npy or std.npy in {str(folder)!r} does not have the width of the model's inputs, {width}")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import platform
 import subprocess
 import time
+from contextlib import closing, suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +22,9 @@ from offlinerlkit_damo.config import Config
 from offlinerlkit_damo.damo.policy import DAMOPolicy
 from offlinerlkit_damo.engine.buffer import DeviceReplayBuffer
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.files import save_json
+from offlinerlkit_damo.files import check_writable, save_json
 from offlinerlkit_damo.kit import HOST, MLP, ActorProb, Critic, EnsembleDynamics, Logger, MOPOPolicy, TanhDiagGaussian
-from offlinerlkit_damo.report.curve import draw_learning_curve
-from offlinerlkit_damo.report.results import read_evaluations
-from offlinerlkit_damo.tasks import OfflineDataset, Task, get_task, make_env, resolve_dataset
+from offlinerlkit_damo.tasks import OfflineDataset, SimulatorEnv, Task, get_task, make_env, resolve_dataset
 from offlinerlkit_damo.training.dynamics import check_dynamics_folder, prepare_dynamics, seed_everything
 from offlinerlkit_damo.training.trainer import DAMOTrainer
 
@@ -39,20 +40,26 @@ OUTPUTS = {
 def train(config: Config) -> dict[str, Any]:
     """Run `config` to its end; returns the content of result/results.json with "folder" added. Bad input raises UserError."""
     start = time.time()
-    device = check_device(config.device)
+    check_device(config.device)
     torch.set_num_threads(config.threads)
     task = get_task(config.task)
-    env = make_env(task)
+    # whatever can be found wrong is found before minutes of work, and before the run has a folder
+    check_writable(run_parent(config), remedy="choose another folder with --logdir")
     dataset = resolve_dataset(task, config.data, size=config.data_size, seed=config.data_seed)
-    # whatever can be found wrong is found before the run has a folder
     if len(dataset.rewards) < MIN_ROWS:
         raise UserError(
             f"dataset {dataset.name} has {len(dataset.rewards)} transitions; training needs at least {MIN_ROWS}, a fifth is held out"
         )
     if config.load_dynamics_path is not None:
         check_dynamics_folder(Path(config.load_dynamics_path))
+    with closing(make_env(task)) as env:
+        return _train(config, task, dataset, env, start)
+
+
+def _train(config: Config, task: Task, dataset: OfflineDataset, env: SimulatorEnv, start: float) -> dict[str, Any]:
     folder = make_run_folder(config)
-    save_json(run_facts(config, task, dataset), folder / "run.json")
+    facts = run_facts(config, task, dataset)
+    save_json(facts, folder / "run.json")
     logger = Logger(str(folder), OUTPUTS)
     logger.log_hyperparameters(config.flat())
     dynamics, dynamics_facts = prepare_dynamics(config, dataset, logger)
@@ -79,15 +86,13 @@ def train(config: Config) -> dict[str, Any]:
     )
     performance = trainer.train()
     results = {
-        **run_facts(config, task, dataset),
+        **facts,
         **performance,
         "dynamics": dynamics_facts,
         "seconds": round(time.time() - start, 1),
-        "device": str(device),
-        "evaluations": read_evaluations(folder).to_dict("list"),
+        "evaluations": trainer.evaluations,
     }
     save_json(results, folder / "result" / "results.json")
-    draw_learning_curve([folder], folder / "result" / "learning_curve.png")
     return {**results, "folder": str(folder)}
 
 
@@ -97,7 +102,7 @@ def check_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"unknown device {name!r}; use cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+    if device.type == "cuda" and (not torch.cuda.is_available() or not 0 <= (device.index or 0) < torch.cuda.device_count()):
         raise UserError(f"device {name!r} asked for, but torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu")
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"unknown device {name!r}; use cpu, cuda or cuda:N")
@@ -132,26 +137,27 @@ def _buffer(config: Config, size: int, dataset: OfflineDataset) -> DeviceReplayB
     return DeviceReplayBuffer(size, (dataset.obs_dim,), np.float32, dataset.action_dim, np.float32, config.device)
 
 
+def run_parent(config: Config) -> Path:
+    """The folder that holds the runs of one task and algorithm."""
+    return Path(config.logdir) / config.task / config.algo_name
+
+
 def make_run_folder(config: Config) -> Path:
     """A new folder log/<task>/<algo>/seed_S&timestamp_.../ in the host's layout; a counter keeps simultaneous starts apart."""
-    parent = Path(config.logdir) / config.task / config.algo_name
+    parent = run_parent(config)
     name = f"seed_{config.seed}&timestamp_{time.strftime('%y-%m%d-%H%M%S')}"
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        for attempt in range(10_000):
-            folder = parent / (f"{name}.{attempt}" if attempt else name)
-            try:
-                folder.mkdir()
-            except FileExistsError:
-                continue
+    for attempt in count():
+        folder = parent / (f"{name}.{attempt}" if attempt else name)
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
             return folder
-    except OSError as error:
-        raise UserError(f"cannot write to the log folder {str(parent)!r} ({error.strerror}); choose another with --logdir") from None
-    raise UserError(f"too many runs named {name!r} in {str(parent)!r}; choose another folder with --logdir")
+    raise AssertionError  # count() does not end
 
 
 def run_facts(config: Config, task: Task, dataset: OfflineDataset) -> dict[str, Any]:
     """What is needed to read, or to repeat, a result: configuration, data, host, versions and commit."""
+    mean_return = dataset.mean_return if math.isfinite(dataset.mean_return) else None  # no finished episode, no mean
+    span = task.ref_max_score - task.ref_min_score
     return {
         "config": config.flat(),
         "task": dataclasses.asdict(task),
@@ -159,7 +165,10 @@ def run_facts(config: Config, task: Task, dataset: OfflineDataset) -> dict[str, 
             "name": dataset.name,
             "fingerprint": dataset.fingerprint,
             "transitions": len(dataset.rewards),
-            "mean_return": dataset.mean_return,
+            "rows_in": dataset.report.rows_in,
+            "rows_dropped": dataset.report.dropped,
+            "mean_return": mean_return,
+            "mean_score": None if mean_return is None else 100 * (mean_return - task.ref_min_score) / span,
             "generated": config.data is None,
         },
         "host": dataclasses.asdict(HOST),

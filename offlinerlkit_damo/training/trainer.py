@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ class DAMOTrainer(MBPolicyTrainer):
     Additional keyword arguments: `init_obss` [n, d], the states s0 is drawn from (None: states of the real buffer); `eval_every` epochs
     between evaluations, each on the same fixed seeds; `ratio_batch_size`, rows of either kind in a classifier update; `init_batch_size`,
     initial states in a step: a quarter of the batch, because c0 makes their term small and every one costs as much as a transition.
-    The policy's weights are checkpointed at every evaluation. A loss that is not finite stops the run with a UserError, after the
-    figures of the step are written; the last checkpoint is kept.
+    The policy's weights are checkpointed at every evaluation. A figure or a weight that is not finite stops the run with a UserError,
+    after the figures are written; the last good checkpoint is kept.
     """
 
     def __init__(
@@ -61,12 +62,14 @@ class DAMOTrainer(MBPolicyTrainer):
         self._ratio_batch_size = ratio_batch_size
         self._init_batch_size = init_batch_size
         self._alignment = getattr(policy, "data_alignment", None)
+        self.evaluations: dict[str, list[float]] = {"timestep": [], "score": [], "std": []}
+        """Every evaluation so far, in normalised points."""
 
     def train(self) -> dict[str, float]:
         """Run all epochs; returns the mean of the last ten evaluations, "last_10_performance", in normalised score points."""
         start, timestep = time.time(), 0
         last_10: deque[float] = deque(maxlen=10)
-        with tqdm(total=self._epoch * self._step_per_epoch, unit="step", mininterval=2, dynamic_ncols=True) as bar:
+        with closing(self.logger), tqdm(total=self._epoch * self._step_per_epoch, unit="step", mininterval=2, dynamic_ncols=True) as bar:
             for epoch in range(1, self._epoch + 1):
                 self.policy.train()
                 for _ in range(self._step_per_epoch):
@@ -79,6 +82,7 @@ class DAMOTrainer(MBPolicyTrainer):
                         for key, value in self.policy.update_dynamics(self.real_buffer).items():
                             self.logger.logkv_mean(key, value)
                     bar.update()
+                self._check_weights(timestep)
                 if self.lr_scheduler is not None:
                     self.lr_scheduler.step()
                 self.logger.logkv("eval/seconds", time.time() - start)
@@ -90,7 +94,6 @@ class DAMOTrainer(MBPolicyTrainer):
                 self.logger.dumpkvs(exclude=["dynamics_training_progress"])
         save_torch(self.policy.state_dict(), Path(self.logger.model_dir) / "policy.pth")
         self.policy.dynamics.save(self.logger.model_dir)
-        self.logger.close()
         return {"last_10_performance": float(np.mean(last_10))}
 
     def _rollout(self) -> None:
@@ -101,7 +104,7 @@ class DAMOTrainer(MBPolicyTrainer):
             self.logger.logkv_mean("rollout_info/" + key, value)
 
     def sample_batch(self) -> dict[str, Any]:
-        """What one `policy.learn` takes: the host's {"real", "fake"} and, for DAMOPolicy, "init" and, when due, "classifier"."""
+        """What one `policy.learn` takes: the host's {"real", "fake"} and, for DAMOPolicy, "init" and "classifier"."""
         num_real = int(self._batch_size * self._real_ratio)
         batch: dict[str, Any] = {
             "real": self.real_buffer.sample(num_real),
@@ -109,9 +112,10 @@ class DAMOTrainer(MBPolicyTrainer):
         }
         if self._alignment is not None:
             batch["init"] = self._sample_init_obss()
-            if self._alignment.updates_due():
-                size = self._ratio_batch_size
-                batch["classifier"] = {"real": self.real_buffer.sample(size), "fake": self.fake_buffer.sample(size)}
+            size = self._ratio_batch_size
+            batch["classifier"] = [
+                {"real": self.real_buffer.sample(size), "fake": self.fake_buffer.sample(size)} for _ in range(self._alignment.updates_due())
+            ]
         return batch
 
     def _sample_init_obss(self) -> torch.Tensor:
@@ -122,18 +126,26 @@ class DAMOTrainer(MBPolicyTrainer):
         return self._init_obss[index]
 
     def _log_losses(self, losses: dict[str, float], timestep: int) -> None:
-        broken = [key for key, value in losses.items() if not math.isfinite(value)]
         for key, value in losses.items():
             self.logger.logkv_mean(key, value)
-        if broken:
-            self.logger.set_timestep(timestep)
-            self.logger.dumpkvs(exclude=["dynamics_training_progress"])
-            checkpoint = Path(self.logger.checkpoint_dir) / "policy.pth"
-            kept = f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "there was no checkpoint yet"
-            raise UserError(
-                f"{', '.join(broken)} became non-finite at step {timestep}; {kept}, the figures are in {self.logger.record_dir}; "
-                "try a smaller --critic-lr or --damo-alpha, or --preset stable"
-            )
+        self._stop_if([key for key, value in losses.items() if not math.isfinite(value)], timestep)
+
+    def _check_weights(self, timestep: int) -> None:
+        # losses are computed before their step, so the last step of an epoch can spoil weights that no loss has seen
+        weights = self.policy.named_parameters()
+        self._stop_if([f"weight {name}" for name, weight in weights if not bool(weight.isfinite().all())], timestep)
+
+    def _stop_if(self, broken: list[str], timestep: int) -> None:
+        if not broken:
+            return
+        self.logger.set_timestep(timestep)
+        self.logger.dumpkvs(exclude=["dynamics_training_progress"])
+        checkpoint = Path(self.logger.checkpoint_dir) / "policy.pth"
+        kept = f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "there was no checkpoint yet"
+        raise UserError(
+            f"{', '.join(broken[:3])} became non-finite at step {timestep}; {kept}, the figures are in {self.logger.record_dir}; "
+            "try smaller learning rates, or for DAMO a smaller --damo-alpha"
+        )
 
     def _log_scores(self, timestep: int) -> float:
         returns, lengths = run_episodes(self.policy, self.eval_env, self._eval_episodes)
@@ -143,6 +155,8 @@ class DAMOTrainer(MBPolicyTrainer):
         self.logger.logkv("eval/normalized_episode_reward_std", scores.std())
         self.logger.logkv("eval/episode_length", lengths.mean())
         self.logger.logkv("eval/episode_length_std", lengths.std())
+        for key, value in (("timestep", timestep), ("score", float(scores.mean())), ("std", float(scores.std()))):
+            self.evaluations[key].append(value)
         return float(scores.mean())
 
 

@@ -344,7 +344,7 @@ def test_init_states_reach_the_trainer(choice: str, from_starts: bool, tmp_path:
             raise Stop
 
     stand_ins = {
-        "make_env": lambda *_: None,
+        "make_env": lambda *_: SimpleNamespace(close=lambda: None),
         "resolve_dataset": lambda *_, **__: dataset,
         "run_facts": lambda *_: {},
         "prepare_dynamics": lambda *_: (SimpleNamespace(scaler=SCALER), {}),
@@ -380,7 +380,7 @@ def test_classifier_sample_trains_the_classifier_alone() -> None:
     weights = []
     for seed in (29, 30):
         policy = make_policy(27, classifier_updates_per_step=1)
-        policy.learn({**make_batch(seed), "classifier": extra})
+        policy.learn({**make_batch(seed), "classifier": [extra]})
         weights.append(flat(policy.data_alignment.classifier))
     np.testing.assert_array_equal(weights[0], weights[1])
 

@@ -39,6 +39,9 @@ def reference(rows: dict[str, np.ndarray], with_next: bool, with_timeouts: bool)
         if with_next:
             out["kept"].append(i)
             out["next"].append(rows["next_observations"][i])
+        elif rows["terminals"][i]:
+            out["kept"].append(i)
+            out["next"].append(rows["observations"][i])
         elif not fresh and i + 1 < count:
             out["kept"].append(i)
             out["next"].append(rows["observations"][i + 1])
@@ -67,6 +70,7 @@ def test_loader_agrees_with_the_slow_reference(
     assert data.episode_lengths.tolist() == expected["lengths"]
     assert data.report.rows_in == len(rows["rewards"])
     assert data.report.rows_kept == len(kept) == len(data)
+    assert data.report.substituted == (0 if with_next else rows["terminals"].sum())
     assert sum(data.report.dropped.values()) == data.report.rows_in - data.report.rows_kept
 
 
@@ -74,9 +78,10 @@ def test_dropped_rows_are_counted_by_reason(random_rows: RandomRows, write_file:
     rows = random_rows(np.random.default_rng(0), 10, end_rate=0)
     rows["terminals"][3] = rows["timeouts"][6] = True
     del rows["next_observations"]
-    report = load_dataset(write_file(rows)).report
+    data = load_dataset(write_file(rows))
+    report = data.report
+    assert data.terminals.sum() == report.substituted == 1
     assert report.dropped == {
-        "terminal, next observation not recorded": 1,
         "timeout, next observation not recorded": 1,
         "end of the unfinished last episode": 1,
     }

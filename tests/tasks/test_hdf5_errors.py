@@ -95,7 +95,7 @@ def test_neither_timeouts_nor_next_observations(write_file: WriteFile, rows: dic
     ("key", "value", "expected"),
     [
         ("observations", np.zeros(20), "observations has shape (20,)"),
-        ("rewards", np.zeros((20, 1)), "rewards has shape (20, 1)"),
+        ("rewards", np.zeros((20, 2)), "rewards has shape (20, 2)"),
         ("rewards", 1.0, "rewards has shape ()"),
         ("actions", np.zeros((20, 2, 1)), "actions has shape (20, 2, 1)"),
         ("actions", np.zeros((20, 0)), "at least 1 wide"),
@@ -135,9 +135,9 @@ def test_no_rows(write_file: WriteFile, rows: dict[str, Any]) -> None:
 
 def test_no_usable_rows(write_file: WriteFile, rows: dict[str, Any]) -> None:
     del rows["next_observations"]
-    rows["terminals"][:] = True
-    rows["timeouts"][:] = False
-    assert "no usable transition (20 terminal" in refusal(write_file(rows))
+    rows["terminals"][:] = False
+    rows["timeouts"][:] = True
+    assert "no usable transition (20 timeout" in refusal(write_file(rows))
 
 
 @pytest.mark.parametrize(("count", "width"), [(hdf5.MAX_ROWS + 1, 1), (3_000, 2_000)])

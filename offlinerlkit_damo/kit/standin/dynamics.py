@@ -134,6 +134,6 @@ class EnsembleDynamics(DynamicsTraining):
 
     def load(self, load_path: str | os.PathLike[str]) -> None:
         """Read what `save` wrote."""
-        state = torch.load(Path(load_path) / "dynamics.pth", map_location=self.model.device)
+        state = torch.load(Path(load_path) / "dynamics.pth", map_location=self.model.device, weights_only=True)
         self.model.load_state_dict(state)
         self.scaler.load_scaler(load_path)

@@ -135,7 +135,8 @@ class SACPolicy(BasePolicy):
         if self._is_auto_alpha:
             gap = log_prob.detach() + self._target_entropy
             losses["loss/alpha"] = _descend(-(self._log_alpha * gap).mean(), self.alpha_optim)
-            self._alpha = self._log_alpha.detach().exp()
+            # the kit's bound, on the value learned and not on the one begun with
+            self._alpha = self._log_alpha.detach().exp().clamp(0.0, 1.0)
             losses["alpha"] = self._alpha
         self._sync_weight()
         return {name: float(value) for name, value in losses.items()}
