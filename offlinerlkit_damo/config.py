@@ -19,9 +19,9 @@ from typing import Any
 
 import yaml
 
-from offlinerlkit_damo.damo.divergences import NAMES as DIVERGENCES
 from offlinerlkit_damo.errors import UserError, unknown
 
+DIVERGENCES = ("cubic", "chi2", "half_chi2", "soft_chi2", "kl", "cubic_kl", "power")
 MAX_SEED = 2**32 - 1
 
 

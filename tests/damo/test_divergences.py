@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from offlinerlkit_damo.config import DIVERGENCES
 from offlinerlkit_damo.damo.divergences import KL_MAX_EXPONENT, NAMES, Divergence, get_divergence
 
 # generators written out by hand from docs/method.md, and where their derivative f' is defined, x > 0
@@ -48,6 +49,7 @@ def _column(values: np.ndarray) -> torch.Tensor:
 
 def test_every_name_is_covered() -> None:
     assert {_divergence(name).name for name in REGULAR} | {"power"} == set(NAMES)
+    assert DIVERGENCES == NAMES  # the option's choices
 
 
 @pytest.mark.parametrize("name", REGULAR)
