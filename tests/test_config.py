@@ -249,7 +249,12 @@ def test_every_preset_and_task_resolves(algo_name: str) -> None:
             assert (config.task, config.preset, config.algo_name) == (task, preset, algo_name)
 
 
-@pytest.mark.parametrize("preset", ["paper", "ompo", "stable"])
+def test_stable_has_the_papers_tasks_and_rollout_lengths() -> None:
+    tasks = presets("damo")["stable"]["tasks"]
+    assert {task: values["rollout_length"] for task, values in tasks.items()} == {task: row[1] for task, row in PAPER_TABLE.items()}
+
+
+@pytest.mark.parametrize("preset", ["paper", "ompo"])
 def test_the_papers_table(preset: str) -> None:
     assert set(presets("damo")[preset]["tasks"]) == set(PAPER_TABLE)
     for task, row in PAPER_TABLE.items():
@@ -306,7 +311,8 @@ def _parse(*words: str) -> Config:
 
 
 def test_flags(write: Any) -> None:
-    words = ["--auto-alpha", "False", "--damo-alpha", "1e-1", "--hidden_dims", "8", "9", "--actor-alpha=none", "--task", "hopper-medium"]
+    words = ["--auto-alpha", "False", "--damo-alpha", "1e-1", "--hidden_dims", "8", "9", "--actor-alpha=none"]
+    words += ["--task", "hopper-medium", "--preset", "paper"]
     config = _parse(*words)
     assert (config.auto_alpha, config.damo.damo_alpha, config.hidden_dims, config.damo.actor_alpha) == (False, 0.1, (8, 9), None)
     assert config.actor_lr == 1e-5  # of the task, no flag having said otherwise
