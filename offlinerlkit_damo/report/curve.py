@@ -38,11 +38,14 @@ def draw_learning_curve(folders: Sequence[Path], path: Path) -> None:
         lines.append((dataset["mean_score"], "dataset mean", "--"))
     for value, name, style in lines:
         axes.axhline(value, color="0.35", linestyle=style, linewidth=1)
-        axes.annotate(f"{name} {value:.0f}", (1, value), xycoords=("axes fraction", "data"), xytext=(-3, 2), textcoords="offset points",
-                      ha="right", va="bottom", fontsize=8, color="0.35")
+        # beside the axes, where no curve passes
+        axes.annotate(
+            f"{name} {value:.0f}", (1, value), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points", va="center",
+            fontsize=8, color="0.35",
+        )  # fmt: skip
     kind = "generated" if dataset["generated"] else "own data"
     axes.set(xlabel="gradient steps", ylabel="normalised score (band: std over episodes)", title=f"{task['name']} ({kind})")
     axes.set_ylim(top=max(112, axes.get_ylim()[1]))
-    axes.legend(loc="lower right", fontsize=8, bbox_to_anchor=(1, 0.02))
+    axes.legend(loc="upper left", fontsize=8)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150)

@@ -171,3 +171,24 @@ def test_nan_stops_the_run_with_figures_written_and_the_checkpoint_kept(tmp_path
     assert list(table["timestep"]) == [6, 8] and np.isnan(table["loss/critic1"].iloc[-1])
     saved = torch.load(Path(trainer.logger.checkpoint_dir) / "policy.pth", weights_only=True)
     assert all(torch.isfinite(value).all() for value in saved.values())
+
+
+def test_spoilt_weights_never_reach_the_checkpoint(tmp_path: Path) -> None:
+    """The last step of an epoch may spoil weights after its losses were computed."""
+    trainer = make(tmp_path, DAMOTrainer, DeviceReplayBuffer)
+    learn, calls = trainer.policy.learn, 0
+
+    def spoiling(batch: Any) -> dict[str, float]:
+        nonlocal calls
+        calls += 1
+        figures = learn(batch)
+        if calls == 12:
+            with torch.no_grad():
+                next(trainer.policy.critic1.parameters()).fill_(math.nan)
+        return figures
+
+    trainer.policy.learn = spoiling
+    with pytest.raises(UserError, match=r"weight critic1\..* non-finite at step 12; the last good checkpoint is .*policy\.pth"):
+        trainer.train()
+    saved = torch.load(Path(trainer.logger.checkpoint_dir) / "policy.pth", weights_only=True)
+    assert all(torch.isfinite(value).all() for value in saved.values())
