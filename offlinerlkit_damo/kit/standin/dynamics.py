@@ -66,41 +66,17 @@ class EnsembleDynamics(DynamicsTraining):
         inputs = torch.as_tensor(self.scaler.transform(np.concatenate([obs, action], axis=-1)), dtype=torch.float32)
         inputs = inputs.to(self.model.device)
         member = torch.as_tensor(self.model.random_elite_idxs(len(obs)), device=inputs.device)
-        penalty = None
-        if self._penalty_coef:
-            mean, std, penalty = self._predict_penalised(inputs, member)
-        else:
-            mean, std = self._predict_routed(inputs, member)
-        sample = (mean + std * torch.randn_like(mean)).cpu().numpy()
+        mean, logvar = self.model(inputs)
+        std, rows = torch.exp(0.5 * logvar), torch.arange(len(inputs), device=inputs.device)
+        sample = (mean[member, rows] + std[member, rows] * torch.randn_like(mean[0])).cpu().numpy()
         next_obs, raw_reward = obs + sample[:, : obs.shape[1]], sample[:, -1:]
         terminal = self.terminal_fn(obs, action, next_obs)
         info = {"raw_reward": raw_reward}
         reward = raw_reward
-        if penalty is not None:
-            info["penalty"] = penalty.cpu().numpy()
+        if self._penalty_coef:
+            info["penalty"] = self._penalty(mean, std).cpu().numpy()
             reward = (raw_reward - self._penalty_coef * info["penalty"]).astype(np.float32, copy=False)
         return next_obs, reward, terminal, info
-
-    def _predict_routed(self, inputs: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
-        """Each row through its own member only: mean and deviation, [B, outputs]."""
-        order = torch.argsort(member)
-        counts = torch.bincount(member, minlength=self.model.num_ensemble).tolist()
-        parts = []
-        for index, rows in enumerate(torch.split(order, counts)):
-            if len(rows):
-                mean, logvar = self.model(inputs[rows], [index])
-                parts.append(torch.cat([mean[0], logvar[0]], dim=-1))
-        both = torch.empty_like(torch.cat(parts))
-        both[order] = torch.cat(parts)
-        mean, logvar = both.chunk(2, dim=-1)
-        return mean, torch.exp(0.5 * logvar)
-
-    def _predict_penalised(self, inputs: Tensor, member: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and deviation of each row's member, [B, outputs], and the penalty [B, 1] of all the members it needs."""
-        mean, logvar = self.model(inputs)
-        std = torch.exp(0.5 * logvar)
-        rows = torch.arange(len(inputs), device=inputs.device)
-        return mean[member, rows], std[member, rows], self._penalty(mean, std)
 
     def _penalty(self, mean: Tensor, std: Tensor) -> Tensor:
         """[E, B, outputs] -> [B, 1].
