@@ -93,7 +93,8 @@ def prepare_dynamics(config: Config, dataset: OfflineDataset, logger: Logger) ->
             dynamics.train(training, logger, max_epochs=config.dynamics_max_epochs, max_epochs_since_update=config.dynamics_patience)
         error, variance = _holdout_mse(dynamics, {key: value[held] for key, value in columns.items()})
         remedy = f"try a smaller --dynamics-lr ({config.dynamics_lr}) or more --dynamics-max-epochs ({config.dynamics_max_epochs})"
-        if not math.isfinite(error):
+        # the kit puts a diverged model's first weights back, but not its bounds of the log-variance
+        if not (math.isfinite(error) and all(bool(p.isfinite().all()) for p in dynamics.model.parameters())):
             raise UserError(f"the dynamics model diverged; {remedy}")
         if error >= variance:
             logger.log(f"WARNING: the dynamics model errs by {error:.3g}, more than no model at all ({variance:.3g}); {remedy}")
