@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -68,7 +67,6 @@ class DAMOTrainer(MBPolicyTrainer):
     def train(self) -> dict[str, float]:
         """Run all epochs; returns the mean of the last ten evaluations, "last_10_performance", in normalised score points."""
         start, timestep = time.time(), 0
-        last_10: deque[float] = deque(maxlen=10)
         with closing(self.logger), tqdm(total=self._epoch * self._step_per_epoch, unit="step", mininterval=2, dynamic_ncols=True) as bar:
             for epoch in range(1, self._epoch + 1):
                 self.policy.train()
@@ -87,14 +85,13 @@ class DAMOTrainer(MBPolicyTrainer):
                     self.lr_scheduler.step()
                 self.logger.logkv("eval/seconds", time.time() - start)
                 if epoch % self._eval_every == 0 or epoch == self._epoch:
-                    last_10.append(self._log_scores(timestep))
-                    bar.set_postfix_str(f"score {last_10[-1]:.1f}", refresh=False)
+                    bar.set_postfix_str(f"score {self._log_scores(timestep):.1f}", refresh=False)
                     save_torch(self.policy.state_dict(), Path(self.logger.checkpoint_dir) / "policy.pth")
                 self.logger.set_timestep(timestep)
                 self.logger.dumpkvs(exclude=["dynamics_training_progress"])
         save_torch(self.policy.state_dict(), Path(self.logger.model_dir) / "policy.pth")
         self.policy.dynamics.save(self.logger.model_dir)
-        return {"last_10_performance": float(np.mean(last_10))}
+        return {"last_10_performance": float(np.mean(self.evaluations["score"][-10:]))}
 
     def _rollout(self) -> None:
         init_obss = self.real_buffer.sample(self._rollout_batch_size)["observations"].cpu().numpy()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-import offlinerlkit_damo.kit  # noqa: F401  settles the session's own host before another is loaded here
+import offlinerlkit_damo.kit  # noqa: F401  settles this process's own host before another is loaded here
 from offlinerlkit_damo.kit.host import load_host
 
 OBS, ACT = 3, 2  # d and A of all the small networks here
