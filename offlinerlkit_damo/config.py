@@ -172,6 +172,11 @@ class Config:
         if int(self.batch_size * self.real_ratio) < 1:
             raise UserError(f"batch_size {self.batch_size} times real_ratio {self.real_ratio} leaves no real sample; raise one of them")
 
+    @property
+    def model_seed(self) -> int:
+        """The seed of the dynamics model."""
+        return self.seed if self.dynamics_seed is None else self.dynamics_seed
+
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> Config:
         """Build from one flat mapping of both dataclasses' fields. Unknown keys and wrong types raise UserError."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
 import warnings
 from pathlib import Path
@@ -21,6 +20,8 @@ import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
+
+from offlinerlkit_damo.files import replacing, save_json, save_torch
 
 GAMMA, TAU, LEARNING_RATE, HIDDEN = 0.99, 0.005, 3e-4, 256
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
@@ -85,13 +86,6 @@ def evaluate(env: gymnasium.Env, actor: NumpyActor, episodes: int) -> dict[str, 
             returns.append(total)
         means[mode] = float(np.mean(returns))
     return means
-
-
-def write_atomically(path: Path, write) -> None:
-    """Call `write(temporary path)`, then rename: a reader never sees half a file."""
-    temporary = path.with_name(path.name + ".tmp")
-    write(temporary)
-    os.replace(temporary, path)
 
 
 def main() -> None:
@@ -180,8 +174,9 @@ def main() -> None:
         if done % args.snapshot_every == 0:
             log.append({"step": done, "seconds": round(seconds_before + time.time() - began), **evaluate(eval_env, act, 5)})
             print(json.dumps(log[-1]), flush=True)
-            np.savez(args.out / f"actor_{done:07d}.npz", **dict(zip(NAMES, act.weights, strict=True)))
-            write_atomically(args.out / "log.json", lambda path: path.write_text(json.dumps(log, indent=0)))
+            with replacing(args.out / f"actor_{done:07d}.npz") as path:
+                np.savez(path, **dict(zip(NAMES, act.weights, strict=True)))
+            save_json(log, args.out / "log.json")
         if done % args.checkpoint_every == 0 or done == args.steps:
             state = {
                 "weights": [p.detach() for p in (*actor, *critic, *target, log_alpha)],
@@ -190,7 +185,7 @@ def main() -> None:
                 "log": log,
                 "buffer": buffer[:done].clone(),
             }
-            write_atomically(checkpoint, lambda path, state=state: torch.save(state, path))
+            save_torch(state, checkpoint)
 
 
 if __name__ == "__main__":

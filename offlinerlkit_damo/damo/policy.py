@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,20 +11,8 @@ from offlinerlkit_damo.config import DAMOConfig
 from offlinerlkit_damo.damo import objective
 from offlinerlkit_damo.damo.alignment import Batch, DataAlignment
 from offlinerlkit_damo.damo.divergences import get_divergence
+from offlinerlkit_damo.freezing import frozen
 from offlinerlkit_damo.kit import EnsembleDynamics, MOPOPolicy
-
-
-@contextmanager
-def frozen(*modules: nn.Module) -> Iterator[None]:
-    """No gradient for the modules' parameters inside the block: the actor's loss passes through the critics, not into them."""
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    for p in parameters:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for p in parameters:
-            p.requires_grad_(True)
 
 
 class DAMOPolicy(MOPOPolicy):
@@ -82,8 +68,8 @@ class DAMOPolicy(MOPOPolicy):
         figures["damo/refined_reward_fake"] = refined[num_real:].mean()
 
         phi = self._learn_critics(mix, refined, discounts, init_obss, figures)
-        weights = self._actor_weights(phi)
         if self.config.behavior_alignment:
+            weights = self._actor_weights(phi)
             figures |= self._weight_figures(phi, weights, discounts)
         if self.config.behavior_alignment and self.config.actor_mode == "damo":
             log_prob = self._learn_actor(weights, discounts, init_obss, mix["next_observations"], figures)

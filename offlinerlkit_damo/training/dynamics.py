@@ -63,7 +63,7 @@ def dynamics_id(config: Config, dataset: OfflineDataset) -> str:
         "format": STORE_FORMAT,
         "host": [HOST.name, HOST.version, HOST.commit],
         "dataset": dataset.fingerprint,
-        "seed": config.seed if config.dynamics_seed is None else config.dynamics_seed,
+        "seed": config.model_seed,
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -82,7 +82,7 @@ def prepare_dynamics(config: Config, dataset: OfflineDataset, logger: Logger) ->
     folder = cache_dir() / "dynamics" / key
     if not folder.exists():
         check_writable(folder.parent, remedy=REMEDY)  # before minutes of training
-        seed_everything(config.seed if config.dynamics_seed is None else config.dynamics_seed)
+        seed_everything(config.model_seed)
         start = time.time()
         # rows of our own held out: the host's are not the same on every host, and choose the elites
         order = np.random.default_rng(0).permutation(len(dataset.rewards))

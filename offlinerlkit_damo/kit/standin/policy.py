@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -12,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
+
+from offlinerlkit_damo.freezing import frozen
 
 Batch = dict[str, Tensor]
 Array = NDArray[Any]
@@ -126,7 +126,7 @@ class SACPolicy(BasePolicy):
         ):
             losses[f"loss/{name}"] = _descend(F.mse_loss(critic(obss, actions), target), optim)
 
-        with _frozen(self.critic1, self.critic2):
+        with frozen(self.critic1, self.critic2):
             action, log_prob = self.actforward(obss)
             q = torch.min(self.critic1(obss, action), self.critic2(obss, action))
             actor_loss = _descend((self._alpha * log_prob - q).mean(), self.actor_optim)
@@ -150,19 +150,6 @@ class SACPolicy(BasePolicy):
         value = next_q - self._alpha * next_log_prob
         target: Tensor = batch["rewards"] + self._gamma * (1 - batch["terminals"]) * value
         return target
-
-
-@contextmanager
-def _frozen(*modules: nn.Module) -> Iterator[None]:
-    """No gradients for the weights of these modules inside the block; gradients still pass through them."""
-    weights = [weight for module in modules for weight in module.parameters() if weight.requires_grad]
-    for weight in weights:
-        weight.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for weight in weights:
-            weight.requires_grad_(True)
 
 
 def _descend(loss: Tensor, optim: Optimizer) -> Tensor:
