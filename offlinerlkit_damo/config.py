@@ -147,6 +147,9 @@ class Config:
     eval_episodes: int = option(10, "episodes of an evaluation", least=1)
     eval_every: int = option(1, "epochs between evaluations", least=1)
     batch_size: int = option(256, "transitions in a batch, real and synthetic", least=2)
+    engine: str = option(
+        "fast", "fast = flat storage and batched twins, reference = the host's modules; equal to rounding", choices=("fast", "reference")
+    )
     device: str = option("cpu", "torch device: cpu, cuda or cuda:N")
     threads: int = option(1, "torch threads on the CPU", least=1)
     logdir: str = option("log", "folder the run folders are made in")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from offlinerlkit_damo.config import DAMOConfig
-from offlinerlkit_damo.damo.classifier import RatioClassifier, classifier_loss, gradient_penalty, log_ratio
+from offlinerlkit_damo.damo.classifier import Logits, RatioClassifier, classifier_loss, gradient_penalty, log_ratio
 
 Batch = Mapping[str, Tensor]
 """A sample of the host's replay buffer: observations, actions, next_observations, rewards, terminals."""
@@ -35,6 +35,7 @@ class DataAlignment(nn.Module):
         super().__init__()
         self.config = config
         self.classifier = RatioClassifier(2 * obs_dim + action_dim, config.classifier_hidden_dims)
+        self.logits: Logits = self.classifier.__call__
         self.register_buffer("centre", torch.zeros(()))
         self.register_buffer("centre_batches", torch.zeros(()))
         self.register_buffer("terminal_counts", torch.tensor([TERMINAL_PRIOR, TERMINAL_PRIOR]))  # fake, real: (terminals, transitions)
@@ -72,12 +73,12 @@ class DataAlignment(nn.Module):
         if config.classifier_input_noise > 0:
             inputs = [x + config.classifier_input_noise * torch.randn_like(x) for x in inputs]
         n_fake, n_real = len(inputs[0]), len(inputs[1])
-        fake_logits, real_logits = self.classifier(torch.cat(inputs)).split([n_fake, n_real])
+        fake_logits, real_logits = self.logits(torch.cat(inputs)).split([n_fake, n_real])
         loss = classifier_loss(fake_logits, real_logits, label_smoothing=config.classifier_label_smoothing)
         objective = loss
         if config.classifier_gradient_penalty > 0:
             objective = loss + config.classifier_gradient_penalty * gradient_penalty(self.classifier, *inputs)
-        self.optim.zero_grad(set_to_none=True)
+        self.optim.zero_grad(set_to_none=False)
         objective.backward()
         self.optim.step()
         with torch.no_grad():
@@ -89,7 +90,7 @@ class DataAlignment(nn.Module):
     def log_ratio(self, obss: Tensor, actions: Tensor, next_obss: Tensor, *, real_share: float) -> Tensor:
         """ell [B]; `real_share` is the share of real data in the objective's batches, read in ratio mode "mixture"."""
         return log_ratio(
-            self.classifier(self.classifier.standardise(obss, actions, next_obss)),
+            self.logits(self.classifier.standardise(obss, actions, next_obss)),
             real_share=real_share if self.config.ratio_mode == "mixture" else 0.0,
             logit_clip=self.config.logit_clip,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from offlinerlkit_damo.config import DAMOConfig
 from offlinerlkit_damo.damo import objective
 from offlinerlkit_damo.damo.alignment import Batch, DataAlignment
 from offlinerlkit_damo.damo.divergences import get_divergence
-from offlinerlkit_damo.freezing import frozen
+from offlinerlkit_damo.damo.networks import Networks
 from offlinerlkit_damo.kit import EnsembleDynamics, MOPOPolicy
 
 
@@ -50,37 +50,51 @@ class DAMOPolicy(MOPOPolicy):
         obs_dim = first.shape[-1]
         action_dim = next(critic1.parameters()).shape[-1] - obs_dim
         self.data_alignment = DataAlignment(self.config, obs_dim, action_dim, first.device)
+        self.networks = Networks(self)
         self._standardised = False
+        self.diagnose_every = 1
+        self._steps = 0
 
     # ---- the learning step ---------------------------------------------------------------------------------------------------------
 
     def learn(self, batch: dict[str, Any]) -> dict[str, float]:
-        """One step of classifier, critics, actor and entropy temperature; returns every logged figure (docs/metrics.md)."""
+        """One step of classifier, critics, actor and entropy temperature; returns every logged figure (docs/metrics.md).
+
+        With `diagnose_every` above 1 the figures "damo/..." come with the first of as many steps only.
+        """
         real, fake = batch["real"], batch["fake"]
         figures: dict[str, Tensor] = self._learn_ratio(batch) if self.config.data_alignment else {}
+        classifier_figures = set(figures)  # not every step updates the classifier, so none of its figures is left out
         num_real = len(real["rewards"])
         mix = {key: torch.cat([real[key], fake[key]]) for key in real}
         rewards, terminals = mix["rewards"].squeeze(-1), mix["terminals"].squeeze(-1)
         init_obss = batch.get("init", real["observations"])
         discounts = self._gamma * (1 - terminals)
         refined = self._refined_rewards(rewards, terminals, mix, real, fake, figures)
-        figures["damo/refined_reward_real"] = refined[:num_real].mean()
-        figures["damo/refined_reward_fake"] = refined[num_real:].mean()
+        figures["damo/refined_reward_real"] = refined[:num_real]
+        figures["damo/refined_reward_fake"] = refined[num_real:]
 
         phi = self._learn_critics(mix, refined, discounts, init_obss, figures)
         if self.config.behavior_alignment:
             weights = self._actor_weights(phi)
-            figures |= self._weight_figures(phi, weights, discounts)
+            if self._diagnoses:
+                figures |= self._weight_figures(phi, weights, discounts)
         if self.config.behavior_alignment and self.config.actor_mode == "damo":
             log_prob = self._learn_actor(weights, discounts, init_obss, mix["next_observations"], figures)
         else:
             log_prob = self._learn_soft_actor(mix["observations"], figures)
         if self._is_auto_alpha:
             self._learn_temperature(log_prob, figures)
-        self._sync_weight()
+        self.networks.sync()
         # one transfer for all figures: a .item() each would wait for the device twenty times
-        values = torch.stack([value.detach().float() for value in figures.values()]).tolist()
-        return dict(zip(figures, values, strict=True))
+        shown = {k: v for k, v in figures.items() if self._diagnoses or k in classifier_figures or not k.startswith("damo/")}
+        self._steps += 1
+        values = torch.stack([value.detach().float().mean() for value in shown.values()]).tolist()
+        return dict(zip(shown, values, strict=True))
+
+    @property
+    def _diagnoses(self) -> bool:
+        return self._steps % self.diagnose_every == 0
 
     def _learn_ratio(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         if self.config.classifier_normalize and not self._standardised:
@@ -110,7 +124,7 @@ class DAMOPolicy(MOPOPolicy):
         ell = self.data_alignment.log_ratio(
             mix["observations"], mix["actions"], mix["next_observations"], real_share=num_real / len(rewards)
         )
-        figures["damo/ell_real"], figures["damo/ell_fake"] = ell[:num_real].mean(), ell[num_real:].mean()
+        figures["damo/ell_real"], figures["damo/ell_fake"] = ell[:num_real], ell[num_real:]
         refined = rewards - config.damo_alpha * self.data_alignment.centred(ell, num_real)
         if config.absorbing:
             value = self.data_alignment.absorbing_value(real, fake, self._gamma)
@@ -128,27 +142,25 @@ class DAMOPolicy(MOPOPolicy):
         size, num_init, config = len(obss), len(init_obss), self.config
         mode = config.grad_mode if config.behavior_alignment else "semi"
         with torch.no_grad():
-            policy_actions, log_prob = self.actforward(torch.cat([init_obss, next_obss]))
+            policy_actions, log_prob = self.networks.act(torch.cat([init_obss, next_obss]))
             init_actions, next_actions = policy_actions.split([num_init, size])
-            entropy = self._alpha * log_prob[num_init:].squeeze(-1) if config.entropy_backup else torch.zeros_like(refined)
+            entropy = self._alpha * log_prob[num_init:] if config.entropy_backup else torch.zeros_like(refined)
 
         # one forward pass for all the pairs each network is asked about
         online_obss, online_actions = [obss, init_obss], [actions, init_actions]
         if mode != "semi":
             online_obss.append(next_obss)
             online_actions.append(next_actions)
-        pairs = torch.cat(online_obss), torch.cat(online_actions)
-        online = torch.stack([critic(*pairs).squeeze(-1) for critic in (self.critic1, self.critic2)])
+        online = self.networks.q(torch.cat(online_obss), torch.cat(online_actions))
         q, init_q = online[:, :size], online[:, size : size + num_init]
         online_next = online[:, size + num_init :]
         target_q = target_next = online_next
         if mode != "full":
-            with torch.no_grad():
-                pairs = (next_obss, next_actions)
-                if mode == "orthogonal":
-                    pairs = torch.cat([next_obss, obss]), torch.cat([next_actions, actions])
-                target = torch.stack([critic(*pairs).squeeze(-1) for critic in (self.critic1_old, self.critic2_old)])
-                target_next, target_q = target[:, :size], target[:, size:]
+            pairs = (next_obss, next_actions)
+            if mode == "orthogonal":
+                pairs = torch.cat([next_obss, obss]), torch.cat([next_actions, actions])
+            target = self.networks.old_q(*pairs)
+            target_next, target_q = target[:, :size], target[:, size:]
 
         def residual(next_q: Tensor, q: Tensor) -> Tensor:
             if config.q_next == "min" or not config.behavior_alignment:
@@ -162,11 +174,11 @@ class DAMOPolicy(MOPOPolicy):
             share = config.next_share
             phi = residual(share * online_next + (1 - share) * target_next if mode == "mix" else target_next, q)
             losses = self._critic_losses(phi, init_q) if config.behavior_alignment else objective.td_loss(phi)
-            self._zero_critics()
+            self.networks.zero_critics()
             losses.sum().backward()
             self._step_critics()
         figures["loss/critic1"], figures["loss/critic2"] = losses
-        figures["damo/q_batch"], figures["damo/q_init"], figures["damo/phi"] = q.mean(), init_q.mean(), phi.mean()
+        figures["damo/q_batch"], figures["damo/q_init"], figures["damo/phi"] = q, init_q, phi
         return phi.detach()
 
     def _critic_losses(self, phi: Tensor, init_q: Tensor) -> Tensor:
@@ -181,18 +193,19 @@ class DAMOPolicy(MOPOPolicy):
             self._critic_losses(forward_phi, torch.zeros_like(init_q)).sum(),
             self._critic_losses(backward_phi, torch.zeros_like(init_q)).sum(),
         )
-        for critic in (self.critic1, self.critic2):
-            parameters = list(critic.parameters())
-            initial, forward, backward = (torch.autograd.grad(part, parameters, retain_graph=True) for part in parts)
-            projected = objective.orthogonal_gradient(forward, backward)
-            for parameter, first, second in zip(parameters, initial, projected, strict=True):
-                parameter.grad = first + second
+        initial, forward, backward = (self._critic_gradients(part) for part in parts)
+        for critic, *gradients in zip((self.critic1, self.critic2), initial, forward, backward, strict=True):
+            projected = objective.orthogonal_gradient(*gradients[1:])
+            for parameter, first, second in zip(critic.parameters(), gradients[0], projected, strict=True):
+                torch.add(first, second, out=parameter.grad)
         self._step_critics()
         return losses
 
-    def _zero_critics(self) -> None:
-        self.critic1_optim.zero_grad(set_to_none=True)
-        self.critic2_optim.zero_grad(set_to_none=True)
+    def _critic_gradients(self, loss: Tensor) -> list[list[Tensor]]:
+        """The loss's gradient for every parameter of either critic."""
+        self.networks.zero_critics()
+        loss.backward(retain_graph=True)
+        return [[cast(Tensor, p.grad).clone() for p in critic.parameters()] for critic in (self.critic1, self.critic2)]
 
     def _step_critics(self) -> None:
         self.critic1_optim.step()
@@ -211,10 +224,9 @@ class DAMOPolicy(MOPOPolicy):
     ) -> Tensor:
         """Ascend the critics' objective; returns log pi(a'|s') [B]."""
         obss, num_init = torch.cat([init_obss, next_obss]), len(init_obss)
-        with frozen(self.critic1, self.critic2):
-            actions, log_prob = self.actforward(obss)
-            q = torch.stack([critic(obss, actions).squeeze(-1) for critic in (self.critic1, self.critic2)])
-        next_log_prob = log_prob[num_init:].squeeze(-1)
+        actions, log_prob = self.networks.act(obss)
+        q = self.networks.frozen_q(obss, actions)
+        next_log_prob = log_prob[num_init:]
         next_q = q[:, num_init:] - self._alpha * next_log_prob
         loss = objective.actor_loss(weights, discounts, next_q, q[:, :num_init], init_coef=self.init_coef).mean()
         self._step_actor(loss, figures)
@@ -222,37 +234,35 @@ class DAMOPolicy(MOPOPolicy):
 
     def _learn_soft_actor(self, obss: Tensor, figures: dict[str, Tensor]) -> Tensor:
         """The ordinary SAC actor on the batch's states; returns log pi(a|s) [B]."""
-        with frozen(self.critic1, self.critic2):
-            actions, log_prob = self.actforward(obss)
-            q = torch.stack([critic(obss, actions).squeeze(-1) for critic in (self.critic1, self.critic2)])
-        log_prob = log_prob.squeeze(-1)
+        actions, log_prob = self.networks.act(obss)
+        q = self.networks.frozen_q(obss, actions)
         self._step_actor(objective.soft_actor_loss(log_prob, q, temperature=self._alpha), figures)
         return log_prob
 
     def _step_actor(self, loss: Tensor, figures: dict[str, Tensor]) -> None:
-        self.actor_optim.zero_grad(set_to_none=True)
+        self.networks.zero_actor()
         loss.backward()
         self.actor_optim.step()
         figures["loss/actor"] = loss
 
     def _learn_temperature(self, log_prob: Tensor, figures: dict[str, Tensor]) -> None:
         """The host's update of lambda: minimise -log lambda (log pi + target entropy)."""
-        loss = -(self._log_alpha * (log_prob.detach() + self._target_entropy)).mean()
-        self.alpha_optim.zero_grad()
-        loss.backward()
+        gap = (log_prob.detach() + self._target_entropy).mean()
+        loss = -self._log_alpha.detach() * gap
+        self._log_alpha.grad = (-gap).reshape(self._log_alpha.shape)  # the loss is linear: its gradient needs no graph
         self.alpha_optim.step()
         self._alpha = self._log_alpha.detach().exp().clamp(0.0, 1.0)  # the host's bound
-        figures["loss/alpha"], figures["alpha"] = loss, self._alpha.squeeze()
+        figures["loss/alpha"], figures["alpha"] = loss, self._alpha
 
     # ---- diagnostics ---------------------------------------------------------------------------------------------------------------
 
     def _weight_figures(self, phi: Tensor, actor_weights: Tensor, discounts: Tensor) -> dict[str, Tensor]:
         """E[w] and the shift identity's residual for the critic's w = f*'(Phi / alpha); the effective sample size for the actor's."""
         weights = self.divergence.weight(phi / self.config.damo_alpha)
-        figures = {"damo/weight": weights.mean(), "damo/effective_sample_size": objective.effective_sample_size(actor_weights).mean()}
+        figures = {"damo/weight": weights, "damo/effective_sample_size": objective.effective_sample_size(actor_weights)}
         # the projected update of ODICE is no loss's gradient, so it has no such identity
         if self.config.grad_mode != "orthogonal":
             share = self.config.next_share
             residual = objective.shift_residual(weights, discounts, next_share=share, init_coef=self.init_coef)
-            figures["damo/shift_residual"] = residual.mean()
+            figures["damo/shift_residual"] = residual
         return figures

@@ -70,7 +70,7 @@ class DeviceReplayBuffer(ReplayBuffer):
         if self._size == 0:
             raise UserError("the replay buffer is empty; add transitions before sampling")
         index = torch.randint(self._size, (batch_size,), device=self._rows.device)
-        obss, next_obss, actions, rewards, terminals = self._rows[index].split(self._widths, 1)
+        obss, next_obss, actions, rewards, terminals = self._rows.index_select(0, index).split(self._widths, 1)
         return {"observations": obss, "actions": actions, "next_observations": next_obss, "terminals": terminals, "rewards": rewards}
 
     def sample_all(self) -> dict[str, np.ndarray]:

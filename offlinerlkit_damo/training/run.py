@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from offlinerlkit_damo import __version__
-from offlinerlkit_damo.config import Config
+from offlinerlkit_damo.config import Config, DAMOConfig
 from offlinerlkit_damo.damo.policy import DAMOPolicy
 from offlinerlkit_damo.engine.buffer import DeviceReplayBuffer
+from offlinerlkit_damo.engine.networks import accelerate
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import check_writable, save_json
 from offlinerlkit_damo.kit import HOST, MLP, ActorProb, Critic, EnsembleDynamics, Logger, MOPOPolicy, TanhDiagGaussian
@@ -28,6 +29,10 @@ from offlinerlkit_damo.training.dynamics import check_dynamics_folder, prepare_d
 from offlinerlkit_damo.training.trainer import DAMOTrainer
 
 MIN_ROWS = 10
+DIAGNOSE_EVERY = 10
+"""Steps of the fast engine between those that compute the figures "damo/...": twenty means cost as much as a network."""
+SOFT_ACTOR_CRITIC = DAMOConfig(data_alignment=False, behavior_alignment=False, entropy_backup=True)
+"""DAMO's step without either alignment is the host's SAC step: MOPO on the fast engine (tests/engine proves it)."""
 OUTPUTS = {
     "consoleout_backup": "stdout",
     "policy_training_progress": "csv",
@@ -123,11 +128,17 @@ def build_policy(
     if config.auto_alpha:
         target = -float(action_dim) if config.target_entropy is None else config.target_entropy
         log_alpha = torch.zeros(1, requires_grad=True, device=device)
-        alpha = (target, log_alpha, torch.optim.Adam([log_alpha], lr=config.alpha_lr))
-    policy_class = partial(DAMOPolicy, config=config.damo) if config.algo_name == "damo" else MOPOPolicy
+        alpha = (target, log_alpha, torch.optim.Adam([log_alpha], lr=config.alpha_lr, fused=True))
+    fast = config.engine == "fast"
+    if config.algo_name == "damo":
+        policy_class: Any = partial(DAMOPolicy, config=config.damo)
+    else:
+        policy_class = partial(DAMOPolicy, config=SOFT_ACTOR_CRITIC) if fast else MOPOPolicy
     policy = policy_class(
         dynamics, actor, critic1, critic2, actor_optim, critic1_optim, critic2_optim, tau=config.tau, gamma=config.gamma, alpha=alpha
     )
+    if fast:
+        accelerate(policy, diagnose_every=min(DIAGNOSE_EVERY, config.step_per_epoch))
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(actor_optim, config.epoch) if config.lr_schedule == "cosine" else None
     return policy, scheduler
 

@@ -108,7 +108,8 @@ class DAMOTrainer(MBPolicyTrainer):
             "fake": self.fake_buffer.sample(self._batch_size - num_real),
         }
         if self._alignment is not None:
-            batch["init"] = self._sample_init_obss()
+            if self.policy.config.behavior_alignment:  # only then Q(s0) is in a loss
+                batch["init"] = self._sample_init_obss()
             size = self._ratio_batch_size
             batch["classifier"] = [
                 {"real": self.real_buffer.sample(size), "fake": self.fake_buffer.sample(size)} for _ in range(self._alignment.updates_due())

@@ -51,7 +51,8 @@ def make(tmp_path: Path, trainer_class: type[MBPolicyTrainer], buffer_class: typ
     seed_everything(0)
     flags = {
         "algo_name": algo, "task": "hopper-medium-expert", "dynamics_hidden_dims": [8], "dynamics_weight_decay": [0, 0], "hidden_dims": [8],
-    }
+        "step_per_epoch": 6, "engine": "fast" if algo == "damo" else "reference",
+    }  # fmt: skip
     config = resolve(flags)
     dynamics = build_dynamics(config, OBS, ACT)
     policy, _ = build_policy(config, dynamics, OBS, ACT)
@@ -95,7 +96,7 @@ def test_damo_trains_under_both_trainers_and_buffers(tmp_path: Path, trainer_cla
 
 def test_mopo_trains_under_damo_trainer_without_damos_samples(tmp_path: Path) -> None:
     trainer = make(tmp_path, DAMOTrainer, DeviceReplayBuffer, algo="mopo")
-    assert not isinstance(trainer.policy, DAMOPolicy)
+    assert not isinstance(trainer.policy, DAMOPolicy)  # the reference engine: the host's own policy
     trainer._rollout()
     assert set(trainer.sample_batch()) == {"real", "fake"}
     trainer.train()

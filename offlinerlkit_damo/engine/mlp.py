@@ -1,0 +1,109 @@
+"""StackedMLP: equal networks as one batched product per layer, on flat storage, with a backward pass written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+Layer = Sequence[nn.Linear]
+"""Linear layers that read the same input; their outputs lie side by side."""
+
+
+class StackedMLP:
+    """M networks of equal shape, linear layers with ReLU between them.
+
+    `members[m][l]` are the linear layers of member m at depth l. Their parameters move into one block [M, P] and become views of it, as
+    their gradients become views of `grads` [M, P]: modules, `state_dict` and autograd see what they always saw, while an optimiser that
+    steps `rows[m]`, member m's row of the block, touches one tensor. Moving the modules (`.to(device)`) would break the tie.
+    """
+
+    def __init__(self, members: Sequence[Sequence[Layer]]) -> None:
+        first = members[0][0][0].weight
+        sizes = [[tuple(linear.weight.shape) for linear in layer] for layer in members[0]]
+        if any([[tuple(linear.weight.shape) for linear in layer] for layer in member] != sizes for member in members[1:]):
+            raise ValueError("the members differ in shape")
+        total = sum((inputs + 1) * outputs for layer in sizes for outputs, inputs in layer)
+        self.block = torch.empty(len(members), total, dtype=first.dtype, device=first.device)
+        self.grads = torch.zeros_like(self.block)
+        self.rows = [nn.Parameter(row) for row in self.block]
+        for row, grad in zip(self.rows, self.grads, strict=True):
+            row.grad = grad
+        views, grad_views = ([self._views(block, sizes) for block in (self.block, self.grads)])
+        self.weights, self.biases = views
+        self._weight_grads, self._bias_grads = grad_views
+        for m, member in enumerate(members):
+            for depth, layer in enumerate(member):
+                self._adopt(layer, m, depth)
+
+    @staticmethod
+    def _views(block: Tensor, sizes: Sequence[Sequence[tuple[int, ...]]]) -> tuple[list[Tensor], list[Tensor]]:
+        weights, biases, start = [], [], 0
+        for layer in sizes:
+            outputs, inputs = sum(size[0] for size in layer), layer[0][1]
+            end = start + outputs * inputs
+            weights.append(block[:, start:end].unflatten(1, (outputs, inputs)))
+            biases.append(block[:, None, end : end + outputs])
+            start = end + outputs
+        return weights, biases
+
+    @torch.no_grad()
+    def _adopt(self, layer: Layer, m: int, depth: int) -> None:
+        start = 0
+        for linear in layer:
+            rows = slice(start, start + linear.out_features)
+            for parameter, home, grad in (
+                (linear.weight, self.weights[depth][m, rows], self._weight_grads[depth][m, rows]),
+                (linear.bias, self.biases[depth][m, 0, rows], self._bias_grads[depth][m, 0, rows]),
+            ):
+                home.copy_(parameter)
+                parameter.data = home
+                parameter.grad = grad
+            start = rows.stop
+
+    def __call__(self, x: Tensor, *, frozen: bool = False) -> Tensor:
+        """[B, in] -> [M, B, out]. `frozen`: gradients for x only."""
+        # the rows are handed over so that autograd knows of them; their gradients are added in place
+        rows = [] if frozen else self.rows
+        out: Tensor = _Apply.apply(x, self, frozen, *rows)  # type: ignore[no-untyped-call]
+        return out
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """The input of every layer, and the output."""
+        layers = [x.expand(len(self.block), *x.shape)]
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            layers.append(torch.baddbmm(bias, layers[-1], weight.mT).relu_())
+        layers.append(torch.baddbmm(self.biases[-1], layers[-1], self.weights[-1].mT))
+        return layers
+
+    def backward(self, inputs: list[Tensor], grad: Tensor, *, frozen: bool, want_input: bool) -> Tensor | None:
+        """Add the parameters' gradients (unless `frozen`) to `grads`; returns the gradient of x where it is wanted."""
+        for depth in reversed(range(len(inputs))):
+            if not frozen:
+                self._weight_grads[depth].baddbmm_(grad.mT, inputs[depth])
+                self._bias_grads[depth].add_(grad.sum(1, keepdim=True))
+            if depth == 0 and not want_input:
+                return None
+            grad = torch.bmm(grad, self.weights[depth])
+            if depth > 0:
+                torch.ops.aten.threshold_backward.grad_input(grad, inputs[depth], 0, grad_input=grad)
+        return grad.sum(0)
+
+
+class _Apply(torch.autograd.Function):
+    """StackedMLP as one node of the graph."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, network: StackedMLP, frozen: bool, *rows: Tensor) -> Tensor:
+        *ctx.inputs, out = network.forward(x)
+        ctx.network, ctx.frozen, ctx.num_rows = network, frozen, len(rows)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        x_grad = ctx.network.backward(ctx.inputs, grad, frozen=ctx.frozen, want_input=ctx.needs_input_grad[0])
+        return x_grad, None, None, *(None for _ in range(ctx.num_rows))

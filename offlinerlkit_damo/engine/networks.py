@@ -1,0 +1,110 @@
+"""FlatNetworks: a policy's actor and critics on flat storage, with batched twins and few kernels."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from offlinerlkit_damo.damo.networks import Networks
+from offlinerlkit_damo.damo.policy import DAMOPolicy
+from offlinerlkit_damo.engine.mlp import Layer, StackedMLP
+from offlinerlkit_damo.errors import UserError
+
+
+def accelerate(policy: DAMOPolicy, *, diagnose_every: int = 1) -> None:
+    """Put the policy's networks, classifier and optimisers on flat storage, in place, before the first step.
+
+    The policy stays the same object with the same modules, `state_dict` and optimisers; only what its learning step computes with
+    changes. The figures "damo/..." are computed in one of `diagnose_every` steps. Raises UserError for networks that are not the kit's
+    MLPs with ReLU and its tanh-Gaussian with a free mean and a deviation that depends on the observation.
+    """
+    try:
+        policy.networks = FlatNetworks(policy)
+        alignment = policy.data_alignment
+        classifier = StackedMLP([[[layer] for layer in _linears(alignment.classifier.network)]])
+        _rebind(alignment.optim, classifier)
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"the fast engine cannot run this policy: {error}; use --engine reference") from None
+    alignment.logits = lambda inputs: classifier(inputs)[0].squeeze(-1)
+    policy.diagnose_every = diagnose_every
+
+
+class FlatNetworks(Networks):
+    """`Networks` on StackedMLPs: one for the actor, one for the twin critics, one for the target twins."""
+
+    def __init__(self, policy: DAMOPolicy) -> None:
+        super().__init__(policy)
+        actor: Any = policy.actor
+        dist = actor.dist_net
+        if not (dist._unbounded and dist._c_sigma):
+            raise ValueError("its actor's mean is bounded, or its deviation does not depend on the observation")
+        self._max_action, self._log_sigma_range = float(dist._max), (dist._sigma_min, dist._sigma_max)
+        self.actor = StackedMLP([[*([layer] for layer in _linears(actor.backbone)), [dist.mu, dist.sigma]]])
+        self.critics = StackedMLP([_critic_layers(critic) for critic in (policy.critic1, policy.critic2)])
+        self.old_critics = StackedMLP([_critic_layers(critic) for critic in (policy.critic1_old, policy.critic2_old)])
+        _rebind(policy.actor_optim, self.actor)
+        _rebind(policy.critic1_optim, self.critics, 0)
+        _rebind(policy.critic2_optim, self.critics, 1)
+
+    def act(self, obss: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_sigma = self.actor(obss)[0].chunk(2, -1)
+        log_sigma = log_sigma.clamp(*self._log_sigma_range)
+        noise = torch.randn_like(mean)
+        squashed = torch.tanh(mean + log_sigma.exp() * noise)
+        # the noise is what the density sees: its gradient through mean and sample is zero, so it is not asked for
+        density = -0.5 * noise.square() - 0.5 * math.log(2 * math.pi)
+        log_prob = density - log_sigma - torch.log(self._max_action * (1 - squashed.square()) + 1e-6)
+        return self._max_action * squashed, log_prob.sum(-1)
+
+    def q(self, obss: Tensor, actions: Tensor) -> Tensor:
+        return self.critics(torch.cat([obss, actions], -1)).squeeze(-1)
+
+    def frozen_q(self, obss: Tensor, actions: Tensor) -> Tensor:
+        return self.critics(torch.cat([obss, actions], -1), frozen=True).squeeze(-1)
+
+    @torch.no_grad()
+    def old_q(self, obss: Tensor, actions: Tensor) -> Tensor:
+        return self.old_critics(torch.cat([obss, actions], -1)).squeeze(-1)
+
+    def zero_critics(self) -> None:
+        self.critics.grads.zero_()
+
+    def zero_actor(self) -> None:
+        self.actor.grads.zero_()
+
+    @torch.no_grad()
+    def sync(self) -> None:
+        self.old_critics.block.lerp_(self.critics.block, self.policy._tau)
+
+
+def _linears(module: nn.Module) -> list[nn.Linear]:
+    """The linear layers of an MLP, each followed by ReLU (the last one may be bare)."""
+    linears: list[nn.Linear] = []
+    leaves = [leaf for leaf in module.modules() if not list(leaf.children())]
+    for leaf, following in pairwise([*leaves, None]):
+        if isinstance(leaf, nn.Linear):
+            if not isinstance(following, nn.ReLU | None):
+                raise ValueError("a linear layer is not followed by ReLU")
+            linears.append(leaf)
+        elif not isinstance(leaf, nn.ReLU):
+            raise ValueError(f"a layer is neither linear nor ReLU: {leaf}")
+    return linears
+
+
+def _critic_layers(critic: Any) -> list[Layer]:
+    return [[layer] for layer in (*_linears(critic.backbone), critic.last)]
+
+
+def _rebind(optim: torch.optim.Optimizer, network: StackedMLP, member: int = 0) -> None:
+    """Let `optim` step the member's row of the block in place of the views it was made for."""
+    groups: list[dict[str, Any]] = optim.param_groups
+    if optim.state or len(groups) != 1:
+        raise ValueError("an optimiser has stepped already, or has several parameter groups")
+    row = network.rows[member]
+    if sum(p.numel() for p in groups[0]["params"]) != row.numel():
+        raise ValueError("an optimiser does not own exactly its network's parameters")
+    groups[0]["params"] = [row]

@@ -1,0 +1,230 @@
+"""The fast engine's learning step equals the reference's: losses, gradients, weights and targets, in float64 and in float32."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from offlinerlkit_damo.config import DAMOConfig, resolve
+from offlinerlkit_damo.damo.networks import Networks
+from offlinerlkit_damo.damo.policy import DAMOPolicy
+from offlinerlkit_damo.engine.mlp import StackedMLP
+from offlinerlkit_damo.engine.networks import accelerate
+from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.kit import MLP, ActorProb, Critic, MOPOPolicy, TanhDiagGaussian
+from offlinerlkit_damo.training.run import build_policy
+
+OBS, ACT, ROWS = 5, 2, 24
+DYNAMICS: Any = SimpleNamespace(scaler=SimpleNamespace(mu=np.full((1, OBS + ACT), 0.1), std=np.full((1, OBS + ACT), 1.3)))
+VARIANTS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "full": {"grad_mode": "full", "divergence": "cubic", "q_next": "own", "init_coef": "1-gamma", "entropy_backup": True},
+    "mix": {"grad_mode": "mix", "divergence": "soft_chi2", "init_coef": "1-eta*gamma"},
+    "orthogonal": {"grad_mode": "orthogonal", "divergence": "soft_chi2"},
+    "w/o ir": {"behavior_alignment": False},
+    "sac actor": {"actor_mode": "sac"},
+    "gradient penalty": {"classifier_gradient_penalty": 10.0, "classifier_input_noise": 0.1, "classifier_updates_per_step": 1.0},
+}
+
+
+class DoubleNetworks(Networks):
+    """The host's modules in float64, which their own `forward` would round to float32."""
+
+    def act(self, obss: Tensor) -> tuple[Tensor, Tensor]:
+        actor: Any = self.policy.actor
+        dist = actor.dist_net(actor.backbone(obss))
+        squashed, raw = dist.rsample()
+        return squashed, dist.log_prob(squashed, raw).squeeze(-1)
+
+    def q(self, obss: Tensor, actions: Tensor) -> Tensor:
+        return self._all(("critic1", "critic2"), obss, actions)
+
+    @torch.no_grad()
+    def old_q(self, obss: Tensor, actions: Tensor) -> Tensor:
+        return self._all(("critic1_old", "critic2_old"), obss, actions)
+
+    def _all(self, names: tuple[str, str], obss: Tensor, actions: Tensor) -> Tensor:
+        critics: list[Any] = [getattr(self.policy, name) for name in names]
+        return torch.stack([critic.last(critic.backbone(torch.cat([obss, actions], -1))).squeeze(-1) for critic in critics])
+
+
+def make_policy(config: DAMOConfig, dtype: torch.dtype = torch.float64, policy_class: Any = DAMOPolicy) -> Any:
+    torch.manual_seed(3)
+    dist = TanhDiagGaussian(latent_dim=16, output_dim=ACT, unbounded=True, conditioned_sigma=True)
+    actor = ActorProb(MLP(OBS, [16, 16]), dist, "cpu").to(dtype)
+    critics = [Critic(MLP(OBS + ACT, [16, 16]), "cpu").to(dtype) for _ in range(2)]
+    optims = [torch.optim.Adam(net.parameters(), lr) for net, lr in zip([actor, *critics], [1e-3, 2e-3, 3e-3], strict=True)]
+    log_alpha = torch.zeros(1, dtype=dtype, requires_grad=True)
+    alpha = (-float(ACT), log_alpha, torch.optim.Adam([log_alpha], lr=1e-3))
+    extra = {"config": config} if policy_class is DAMOPolicy else {}
+    policy = policy_class(DYNAMICS, actor, *critics, *optims, tau=0.05, gamma=0.95, alpha=alpha, **extra)
+    return policy.to(dtype)
+
+
+def make_batch(step: int, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
+    rng = np.random.default_rng(step)
+
+    def rows(size: int) -> dict[str, Tensor]:
+        columns = {
+            "observations": rng.normal(size=(size, OBS)),
+            "actions": rng.uniform(-1, 1, (size, ACT)),
+            "next_observations": rng.normal(size=(size, OBS)),
+            "rewards": rng.normal(size=(size, 1)),
+            "terminals": (rng.random((size, 1)) < 0.1).astype(float),
+        }
+        return {key: torch.as_tensor(value, dtype=dtype) for key, value in columns.items()}
+
+    return {"real": rows(4), "fake": rows(ROWS - 4), "init": torch.as_tensor(rng.normal(size=(7, OBS)), dtype=dtype)}
+
+
+def run_steps(policy: Any, steps: int, dtype: torch.dtype = torch.float64) -> list[dict[str, float]]:
+    torch.manual_seed(5)
+    return [policy.learn(make_batch(step, dtype)) for step in range(steps)]
+
+
+def assert_same_state(first: nn.Module, second: nn.Module, atol: float) -> None:
+    states = first.state_dict(), second.state_dict()
+    assert list(states[0]) == list(states[1])
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value, rtol=0, atol=atol, msg=lambda m, key=key: f"{key}: {m}")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_fast_equals_reference_in_float64(variant: str) -> None:
+    config = DAMOConfig(**{"classifier_hidden_dims": (16,), **VARIANTS[variant]})
+    reference, fast = make_policy(config), make_policy(config)
+    reference.networks = DoubleNetworks(reference)
+    accelerate(fast)
+    figures = run_steps(reference, 10), run_steps(fast, 10)
+    for want, have in zip(*figures, strict=True):
+        assert have == pytest.approx(want, rel=1e-5, abs=1e-6)  # figures are reported in float32
+    # the density's arctanh-free form differs from the host's in the last digits
+    assert_same_state(reference, fast, atol=1e-9)
+    for name in ("critic1", "critic2", "actor"):
+        for p, q in zip(getattr(reference, name).parameters(), getattr(fast, name).parameters(), strict=True):
+            torch.testing.assert_close(q.grad, p.grad, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("variant", ["defaults", "full", "w/o ir"])
+def test_fast_equals_the_hosts_modules_in_float32(variant: str) -> None:
+    config = DAMOConfig(**{"classifier_hidden_dims": (16,), **VARIANTS[variant]})
+    reference, fast = (make_policy(config, torch.float32) for _ in range(2))
+    accelerate(fast)
+    run_steps(reference, 10, torch.float32)
+    run_steps(fast, 10, torch.float32)
+    assert_same_state(reference, fast, atol=2e-4)  # Adam turns rounding of tiny gradients into steps of its rate
+
+
+def test_without_either_alignment_the_step_is_the_hosts_mopo() -> None:
+    """What `--algo mopo` runs on the fast engine, beside the host's own policy on the same batches and noise."""
+    config = DAMOConfig(data_alignment=False, behavior_alignment=False, entropy_backup=True)
+    host, fast = make_policy(config, torch.float32, MOPOPolicy), make_policy(config, torch.float32)
+    accelerate(fast)
+    for step in range(10):
+        batch = make_batch(step, torch.float32)
+        del batch["init"]
+        noise = torch.Generator().manual_seed(step)
+        # the two draw their noise in different shapes: each gets the same normal numbers for next states and for states
+        draws = [torch.randn(ROWS, ACT, generator=noise) for _ in range(2)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "randn_like", _serve([torch.cat([torch.zeros(4, ACT), draws[0]]), draws[1]]))
+            have = fast.learn(batch)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.distributions.normal, "_standard_normal", _serve(draws))
+            want = host.learn(batch)
+        assert {key: have[key] for key in want} == pytest.approx(want, rel=1e-3, abs=1e-4)
+    have_state = {k: v for k, v in fast.state_dict().items() if not k.startswith("data_alignment")}
+    for key, value in host.state_dict().items():
+        torch.testing.assert_close(have_state[key], value, rtol=0, atol=2e-4)
+
+
+def _serve(values: list[Tensor]) -> Any:
+    queue = list(values)
+    return lambda *args, **kwargs: queue.pop(0)
+
+
+def test_state_dict_loads_across_engines() -> None:
+    config = DAMOConfig(classifier_hidden_dims=(16,))
+    reference, fast = (make_policy(config, torch.float32) for _ in range(2))
+    accelerate(fast)
+    run_steps(fast, 3, torch.float32)
+    reference.load_state_dict(fast.state_dict())
+    obss = np.random.default_rng(0).normal(size=(6, OBS)).astype("f4")
+    np.testing.assert_array_equal(reference.select_action(obss, True), fast.select_action(obss, True))
+    # the flat storage is what a loaded state arrives in
+    fresh = make_policy(config, torch.float32)
+    accelerate(fresh)
+    fresh.load_state_dict(fast.state_dict())
+    torch.testing.assert_close(fresh.networks.critics.block, fast.networks.critics.block)
+
+
+def test_figures_come_with_the_first_of_as_many_steps() -> None:
+    policy = make_policy(DAMOConfig(), torch.float32)
+    accelerate(policy, diagnose_every=3)
+    seen = ["damo/phi" in figures for figures in run_steps(policy, 5, torch.float32)]
+    assert seen == [True, False, False, True, False]
+    rest = run_steps(policy, 4, torch.float32)
+    assert all("loss/actor" in figures and "alpha" in figures for figures in rest)
+    # the classifier is updated in every second step, and says so whichever step that is
+    assert ["damo/classifier_accuracy" in figures for figures in rest] == [True, False, True, False]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_stacked_mlp_equals_autograd_through_the_modules(frozen: bool) -> None:
+    torch.manual_seed(0)
+    nets = [nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4)).double() for _ in range(3)]
+    plain = copy.deepcopy(nets)
+    stacked = StackedMLP([[[net[0]], [net[2]]] for net in nets])  # type: ignore[list-item]
+    x = torch.randn(6, 3, dtype=torch.float64)
+    outs, gradients = [], []
+    for function in (lambda x: torch.stack([net(x) for net in plain]), lambda x: stacked(x, frozen=frozen)):
+        point = x.clone().requires_grad_()
+        out = function(point)
+        (out.sin() * torch.arange(4)).sum().backward()
+        outs.append(out.detach())
+        gradients.append(point.grad)
+    torch.testing.assert_close(outs[1], outs[0])
+    torch.testing.assert_close(gradients[1], gradients[0])
+    for net, copied in zip(nets, plain, strict=True):
+        for p, q in zip(net.parameters(), copied.parameters(), strict=True):
+            assert p.grad is not None and q.grad is not None
+            torch.testing.assert_close(p.grad, torch.zeros_like(q.grad) if frozen else q.grad)
+
+
+def test_members_of_different_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match="differ in shape"):
+        StackedMLP([[[nn.Linear(3, 2)]], [[nn.Linear(3, 4)]]])
+
+
+@pytest.mark.parametrize("what", ["bounded mean", "activation", "stepped optimiser"])
+def test_a_policy_it_cannot_run_is_a_user_error(what: str) -> None:
+    policy = make_policy(DAMOConfig(), torch.float32)
+    if what == "bounded mean":
+        policy.actor.dist_net._unbounded = False
+    elif what == "activation":
+        policy.critic1.backbone.model[1] = nn.Tanh()
+    else:
+        run_steps(policy, 1, torch.float32)
+    with pytest.raises(UserError, match="--engine reference"):
+        accelerate(policy)
+
+
+def test_engine_option_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {}
+    for algo in ("damo", "mopo"):
+        for engine in ("fast", "reference"):
+            config = resolve({"algo_name": algo, "task": "hopper-medium", "engine": engine})
+            policy, _ = build_policy(config, DYNAMICS, OBS, ACT)
+            kinds[algo, engine] = type(policy).__name__, type(getattr(policy, "networks", None)).__name__
+    assert kinds == {
+        ("damo", "fast"): ("DAMOPolicy", "FlatNetworks"),
+        ("damo", "reference"): ("DAMOPolicy", "Networks"),
+        ("mopo", "fast"): ("DAMOPolicy", "FlatNetworks"),
+        ("mopo", "reference"): ("MOPOPolicy", "NoneType"),
+    }
