@@ -63,18 +63,51 @@ class Build:
     def critic(self) -> Any:
         return self.host.Critic(self.host.MLP(OBS + ACT, [8, 8]))
 
+    def alpha(self, auto: bool) -> Any:
+        """The argument `alpha`: a temperature that is learned, or a fixed one."""
+        if not auto:
+            return 0.3
+        log_alpha = torch.full((1,), -1.0, requires_grad=True)
+        return (-ACT, log_alpha, torch.optim.Adam([log_alpha], lr=1e-2))
+
+    def twin_critics(self) -> tuple[Any, ...]:
+        """Actor, both critics and their optimisers, as SAC and its kin take them."""
+        networks = self.actor(), self.critic(), self.critic()
+        return (*networks, *(torch.optim.Adam(m.parameters(), lr=1e-2) for m in networks))
+
     def sac(self, *, auto_alpha: bool = True, dynamics: Any = None) -> Any:
         """A SACPolicy, or a MOPOPolicy where there are dynamics."""
-        actor, critic1, critic2 = self.actor(), self.critic(), self.critic()
-        optims = [torch.optim.Adam(m.parameters(), lr=1e-2) for m in (actor, critic1, critic2)]
-        alpha: Any = 0.3
-        if auto_alpha:
-            log_alpha = torch.full((1,), -1.0, requires_grad=True)
-            alpha = (-ACT, log_alpha, torch.optim.Adam([log_alpha], lr=1e-2))
-        arguments = (actor, critic1, critic2, *optims)
+        options = {"tau": 0.1, "gamma": 0.9, "alpha": self.alpha(auto_alpha)}
         if dynamics is None:
-            return self.host.SACPolicy(*arguments, tau=0.1, gamma=0.9, alpha=alpha)
-        return self.host.MOPOPolicy(dynamics, *arguments, tau=0.1, gamma=0.9, alpha=alpha)
+            return self.host.SACPolicy(*self.twin_critics(), **options)
+        return self.host.MOPOPolicy(dynamics, *self.twin_critics(), **options)
+
+    def mobile(self, *, auto_alpha: bool = True, dynamics: Any = None, like_the_kit: bool = False, **options: Any) -> Any:
+        """A MOBILEPolicy with three critics; `like_the_kit` floors the stand-in's targets as the kit does."""
+        actor, critics = self.actor(), torch.nn.ModuleList(self.critic() for _ in range(3))
+        optims = (torch.optim.Adam(m.parameters(), lr=1e-2) for m in (actor, critics))
+        options = {"tau": 0.1, "gamma": 0.9, "alpha": self.alpha(auto_alpha), "num_samples": 4, **options}
+        if like_the_kit and self.host.HOST.name == "standin":
+            options["target_floor"] = 0.0
+        return self.host.MOBILEPolicy(dynamics or self.dynamics(), actor, critics, *optims, **options)
+
+    def cql(self, *, auto_alpha: bool = True, dynamics: Any = None, like_the_kit: bool = False, **options: Any) -> Any:
+        """A CQLPolicy, or a COMBOPolicy where there are dynamics; `like_the_kit` gives the stand-in the kit's logsumexp."""
+        options = {"tau": 0.1, "gamma": 0.9, "alpha": self.alpha(auto_alpha), "num_repeart_actions": 4, **options}
+        options = {"action_space": Box(), "cql_weight": 2.0, "lagrange_threshold": 1.0, "cql_alpha_lr": 0.1, **options}
+        if like_the_kit and self.host.HOST.name == "standin":
+            options["legacy_logsumexp"] = True
+        if dynamics is None:
+            return self.host.CQLPolicy(*self.twin_critics(), **options)
+        return self.host.COMBOPolicy(dynamics, *self.twin_critics(), **options)
+
+    def rambo(self, *, auto_alpha: bool = True, dynamics: Any = None, adversary: Any = None, **options: Any) -> Any:
+        """A RAMBOPolicy; `adversary` is the optimiser of the dynamics, Adam where there is none."""
+        dynamics = dynamics or self.dynamics()
+        options = {"tau": 0.1, "gamma": 0.9, "alpha": self.alpha(auto_alpha), **options}
+        options = {"adv_weight": 0.5, "adv_train_steps": 6, "adv_rollout_batch_size": 10, "adv_rollout_length": 3, **options}
+        adversary = adversary or torch.optim.Adam(dynamics.model.parameters(), lr=1e-2)
+        return self.host.RAMBOPolicy(dynamics, *self.twin_critics(), adversary, **options)
 
     def model(self, **options: Any) -> Any:
         return self.host.EnsembleDynamicsModel(OBS, ACT, [8, 8], **{"weight_decays": [0.1, 0.2, 0.3], **options})
@@ -120,6 +153,14 @@ def dataset(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
         "rewards": obs.sum(1).astype(np.float32),
         "terminals": np.arange(rows) % 7 == 3,
     }
+
+
+class Box:
+    """An action space."""
+
+    low = -np.ones(ACT, dtype=np.float32)
+    high = np.ones(ACT, dtype=np.float32)
+    shape = (ACT,)
 
 
 class FakeEnv:
