@@ -36,8 +36,13 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     license_files=["LICENSE"],
-    packages=find_packages(include=["offlinerlkit_damo", "offlinerlkit_damo.*"]),
-    package_data={"offlinerlkit_damo": ["configs/*.yaml", "tasks/behaviour/*.npz", "py.typed"]},
+    # patches/ is no code, but an installed package must find it: it becomes a folder of the package
+    packages=[*find_packages(include=["offlinerlkit_damo", "offlinerlkit_damo.*"]), "offlinerlkit_damo.patches"],
+    package_dir={"offlinerlkit_damo.patches": "patches"},
+    package_data={
+        "offlinerlkit_damo": ["configs/*.yaml", "tasks/behaviour/*.npz", "py.typed"],
+        "offlinerlkit_damo.patches": ["*.patch"],
+    },
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",

@@ -1,4 +1,4 @@
-"""python -m offlinerlkit_damo {train,doctor,data,report,bench}"""
+"""python -m offlinerlkit_damo {train,doctor,data,report,bench,patch}"""
 
 from __future__ import annotations
 
@@ -47,6 +47,19 @@ def _bench(arguments: argparse.Namespace) -> None:
     bench(steps=arguments.steps, threads=arguments.threads)
 
 
+def _patch(arguments: argparse.Namespace) -> None:
+    from offlinerlkit_damo.patching import apply, examine, revert
+
+    if arguments.revert:
+        revert(arguments.path)
+    elif not arguments.check:
+        apply(arguments.path)
+    for name, state in examine(arguments.path).items():
+        print(f"{state:15s}{name}")
+    if not arguments.check:
+        print(f"an installed copy of the kit stays as it is; to use this one: pip install --no-deps --editable {arguments.path}")
+
+
 def main(argv: Sequence[str]) -> None:
     """Parse the command line and run its command."""
     parser = Parser(prog="python -m offlinerlkit_damo", description=__doc__)
@@ -76,6 +89,13 @@ def main(argv: Sequence[str]) -> None:
     bench.add_argument("--steps", type=int, default=200, help="steps timed in each of five alternating rounds [200]")
     bench.add_argument("--threads", type=int, default=1, help="torch threads [1]")
     bench.set_defaults(run=_bench)
+
+    patch = commands.add_parser("patch", help="mend a checkout of OfflineRL-Kit; docs/patches.md says what")
+    patch.add_argument("path", metavar="PATH", type=Path, help="git checkout of the kit at commit e3ce697")
+    action = patch.add_mutually_exclusive_group()
+    action.add_argument("--check", action="store_true", help="change nothing; say which patches are applied")
+    action.add_argument("--revert", action="store_true", help="remove the patches")
+    patch.set_defaults(run=_patch)
 
     arguments = parser.parse_args(argv)
     arguments.run(arguments)

@@ -19,7 +19,7 @@ from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.flags import run_command
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("train", "data", "doctor", "report", "bench")
+COMMANDS = ("train", "data", "doctor", "report", "bench", "patch")
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
