@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,24 +18,16 @@ from typing import Any
 
 import yaml
 
+from offlinerlkit_damo import options as parsing
+from offlinerlkit_damo.dice.config import AlgaeDICEConfig, ODICEConfig, OptiDICEConfig
 from offlinerlkit_damo.errors import UserError, unknown
+from offlinerlkit_damo.options import option, validate
 
+ALGORITHMS = ("damo", "mopo", "mobile", "combo", "rambo", "algaedice", "optidice", "odice")
+MODEL_FREE = ("algaedice", "optidice", "odice")
+MODEL_BASED = tuple(name for name in ALGORITHMS if name not in MODEL_FREE)
 DIVERGENCES = ("cubic", "chi2", "half_chi2", "soft_chi2", "kl", "cubic_kl", "power")
 MAX_SEED = 2**32 - 1
-
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    choices: tuple[str, ...] = (),
-    above: float = -math.inf,
-    least: float = -math.inf,
-    most: float = math.inf,
-) -> Any:
-    """A dataclass field with its help line and its admissible values (`above` excludes the bound, `least` and `most` include it)."""
-    metadata = {"help": help, "choices": choices, "above": above, "least": least, "most": most}
-    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +44,10 @@ class DAMOConfig:
     )
     init_coef: str = option("ompo", "coefficient c0 of Q(s0): 1-gamma, 1-eta*gamma, ompo = (1-gamma) sqrt(alpha), or a number")
     actor_mode: str = option("damo", "actor objective: damo (consistent) or sac (inconsistent, Table 1)", choices=("damo", "sac"))
-    data_alignment: bool = option(True, "subtract alpha ell from the reward; false = the paper's 'w/o er'")
-    behavior_alignment: bool = option(True, "critic and actor on the convex conjugate; false = 'w/o ir': squared TD loss, SAC actor")
+    data_alignment: bool = option(True, "subtract alpha ell from the reward: true, false (the paper's 'w/o er') or a number, alpha")
+    behavior_alignment: bool = option(
+        True, "critic and actor on the maximin objective; false = the policy's own, for damo 'w/o ir': squared TD, SAC actor"
+    )
     ratio_mode: str = option("model", "ell against rho_M, or against the batch's real/fake mixture", choices=("model", "mixture"))
     ratio_centering: bool = option(False, "subtract the running mean of ell on fake data (drops the offset, keeps the ranking)")
     logit_clip: float | None = option(None, "bound on |ell|; none = unbounded", above=0)
@@ -73,7 +66,7 @@ class DAMOConfig:
     classifier_normalize: bool = option(True, "standardise the classifier's inputs by the dataset's statistics")
 
     def __post_init__(self) -> None:
-        _validate(self)
+        validate(self)
         if self.classifier_label_smoothing >= 0.5:
             raise UserError(f"classifier_label_smoothing is {self.classifier_label_smoothing}; it must be below 0.5")
         self.init_coefficient(gamma=0.99)
@@ -103,10 +96,58 @@ class DAMOConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MOBILEConfig:
+    """MOBILE's own options, as in the kit's script (Sun et al. 2023)."""
+
+    num_q_ensemble: int = option(2, "MOBILE: critics", least=1)
+    num_samples: int = option(10, "MOBILE: next states sampled from each elite for the Model-Bellman inconsistency", least=1)
+    mobile_target_floor: float | None = option(None, "MOBILE: lower bound of its targets; the kit's own is 0, none = no bound")
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class COMBOConfig:
+    """COMBO's own options, as in the kit's script (Yu et al. 2021)."""
+
+    cql_weight: float = option(5.0, "COMBO: weight of the conservative term", least=0)
+    temperature: float = option(1.0, "COMBO: temperature of its log-sum-exp", above=0)
+    with_lagrange: bool = option(False, "COMBO: tune the weight so that the conservative term meets --lagrange-threshold")
+    lagrange_threshold: float = option(10.0, "COMBO: value of the conservative term that --with-lagrange aims at")
+    cql_alpha_lr: float = option(3e-4, "COMBO: learning rate of the tuned weight", above=0)
+    num_repeat_actions: int = option(10, "COMBO: actions sampled for each state of the conservative term", least=1)
+    uniform_rollout: bool = option(False, "COMBO: roll out uniformly random actions instead of the policy's")
+    rho_s: str = option("mix", "COMBO: states of the conservative term, the model's or the whole batch's", choices=("mix", "model"))
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RAMBOConfig:
+    """RAMBO's own options, as in the kit's script (Rigter et al. 2022)."""
+
+    dynamics_adv_lr: float = option(3e-4, "RAMBO: learning rate of the adversarial updates of the model", above=0)
+    adv_weight: float = option(3e-4, "RAMBO: weight of the adversarial loss beside the model's likelihood", least=0)
+    adv_batch_size: int = option(256, "RAMBO: rows of an adversarial update and of its rollouts", least=1)
+    adv_rollout_length: int = option(5, "RAMBO: model steps of the adversarial rollouts", least=1)
+    dynamics_update_freq: int = option(1000, "RAMBO: gradient steps between rounds of adversarial updates", least=1)
+    adv_train_steps: int = option(1000, "RAMBO: adversarial updates in a round", least=1)
+    include_ent_in_adv: bool = option(False, "RAMBO: count the entropy in the adversary's value")
+    bc_lr: float = option(1e-4, "RAMBO: learning rate of the behaviour cloning before training", above=0)
+    bc_epoch: int = option(50, "RAMBO: epochs of the behaviour cloning, 0 for none", least=0)
+    bc_batch_size: int = option(256, "RAMBO: rows of a behaviour-cloning step", least=1)
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """A whole run: the kit's own flags, this package's additions and, nested, the method's options."""
 
-    algo_name: str = option("damo", "algorithm", choices=("damo", "mopo"))
+    algo_name: str = option("damo", "algorithm", choices=ALGORITHMS)
     task: str = option("hopper-medium-expert", "task name, see `data list`")
     data: str | None = option(None, "D4RL-format HDF5 file to learn from, instead of the task's generated dataset")
     data_size: int = option(200_000, "transitions of a generated dataset", least=1)
@@ -123,27 +164,37 @@ class Config:
     target_entropy: float | None = option(None, "target entropy in nats; none = -action dimensions")
     alpha_lr: float = option(1e-4, "learning rate of the entropy temperature", above=0)
     lr_schedule: str = option("cosine", "actor learning rate over the epochs", choices=("cosine", "constant"))
-    dynamics_lr: float = option(1e-3, "learning rate of the dynamics model", above=0)
-    dynamics_hidden_dims: tuple[int, ...] = option((200, 200, 200, 200), "hidden layer widths of the dynamics model", least=1)
+    dynamics_lr: float = option(1e-3, "learning rate of the dynamics model", above=0, algos=MODEL_BASED)
+    dynamics_hidden_dims: tuple[int, ...] = option(
+        (200, 200, 200, 200), "hidden layer widths of the dynamics model", least=1, algos=MODEL_BASED
+    )
     dynamics_weight_decay: tuple[float, ...] = option(
-        (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4), "weight decay of each dynamics layer, the output layer last", least=0
+        (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4), "weight decay of each dynamics layer, the output layer last", least=0, algos=MODEL_BASED
     )
-    n_ensemble: int = option(7, "dynamics models trained", least=1)
-    n_elites: int = option(5, "dynamics models used, the best on held-out data", least=1)
-    dynamics_max_epochs: int | None = option(None, "most epochs of dynamics training; none = until it stops improving", least=1)
-    dynamics_patience: int = option(5, "epochs without improvement before dynamics training stops", least=1)
+    n_ensemble: int = option(7, "dynamics models trained", least=1, algos=MODEL_BASED)
+    n_elites: int = option(5, "dynamics models used, the best on held-out data", least=1, algos=MODEL_BASED)
+    dynamics_max_epochs: int | None = option(
+        None, "most epochs of dynamics training; none = until it stops improving", least=1, algos=MODEL_BASED
+    )
+    dynamics_patience: int = option(5, "epochs without improvement before dynamics training stops", least=1, algos=MODEL_BASED)
     dynamics_seed: int | None = option(
-        None, "seed of the dynamics model; none = --seed. Runs with equal ones share a model", least=0, most=MAX_SEED
+        None, "seed of the dynamics model; none = --seed. Runs with equal ones share a model", least=0, most=MAX_SEED, algos=MODEL_BASED
     )
-    load_dynamics_path: str | None = option(None, "folder with a trained dynamics model (dynamics.pth, mu.npy, std.npy)")
-    rollout_freq: int = option(1000, "gradient steps between model rollouts", least=1)
-    rollout_batch_size: int = option(50_000, "states a rollout starts from", least=1)
-    rollout_length: int = option(5, "model steps of a rollout", least=1)
-    penalty_coef: float = option(2.5, "MOPO's uncertainty penalty; DAMO uses none", least=0)
-    model_retain_epochs: int = option(5, "rollouts kept in the synthetic buffer", least=1)
-    real_ratio: float = option(0.05, "share of real data in a batch, in (0, 1)", above=0)
+    load_dynamics_path: str | None = option(None, "folder with a trained dynamics model (dynamics.pth, mu.npy, std.npy)", algos=MODEL_BASED)
+    rollout_freq: int = option(1000, "gradient steps between model rollouts", least=1, algos=MODEL_BASED)
+    rollout_batch_size: int = option(50_000, "states a rollout starts from", least=1, algos=MODEL_BASED)
+    rollout_length: int = option(5, "model steps of a rollout", least=1, algos=MODEL_BASED)
+    discounted_starts: float = option(
+        0.0, "share of rollouts that start by gamma^t of a state's step t in its episode, not uniformly", least=0, most=1, algos=MODEL_BASED
+    )
+    penalty_coef: float = option(2.5, "uncertainty penalty of MOPO and MOBILE", least=0, algos=("mopo", "mobile"))
+    deterministic_backup: bool = option(True, "no entropy in the targets of MOBILE and COMBO", algos=("mobile", "combo"))
+    max_q_backup: bool = option(False, "best of ten sampled actions in the targets of MOBILE and COMBO", algos=("mobile", "combo"))
+    model_retain_epochs: int = option(5, "rollouts kept in the synthetic buffer", least=1, algos=MODEL_BASED)
+    real_ratio: float = option(0.05, "share of real data in a batch, in (0, 1)", above=0, algos=MODEL_BASED)
     epoch: int = option(3000, "epochs of policy training", least=1)
     step_per_epoch: int = option(1000, "gradient steps in an epoch", least=1)
+    actor_average: int = option(0, "steps over which the evaluated and saved actor's weights are averaged; 0 = the last iterate", least=0)
     eval_episodes: int = option(10, "episodes of an evaluation", least=1)
     eval_every: int = option(1, "epochs between evaluations", least=1)
     batch_size: int = option(256, "transitions in a batch, real and synthetic", least=2)
@@ -154,9 +205,15 @@ class Config:
     threads: int = option(1, "torch threads on the CPU", least=1)
     logdir: str = option("log", "folder the run folders are made in")
     damo: DAMOConfig = dataclasses.field(default_factory=DAMOConfig)
+    mobile: MOBILEConfig = dataclasses.field(default_factory=MOBILEConfig)
+    combo: COMBOConfig = dataclasses.field(default_factory=COMBOConfig)
+    rambo: RAMBOConfig = dataclasses.field(default_factory=RAMBOConfig)
+    algaedice: AlgaeDICEConfig = dataclasses.field(default_factory=AlgaeDICEConfig)
+    optidice: OptiDICEConfig = dataclasses.field(default_factory=OptiDICEConfig)
+    odice: ODICEConfig = dataclasses.field(default_factory=ODICEConfig)
 
     def __post_init__(self) -> None:
-        _validate(self)
+        validate(self)
         for name in ("gamma", "real_ratio"):
             if getattr(self, name) >= 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be below 1")
@@ -172,6 +229,16 @@ class Config:
                 f"dynamics_weight_decay has {len(self.dynamics_weight_decay)} values; it needs one per hidden layer and one for the "
                 f"output, {len(self.dynamics_hidden_dims) + 1}"
             )
+        if self.algo_name == "combo" and self.damo.behavior_alignment:
+            raise UserError(
+                "behavior_alignment replaces the critics' loss, and combo's conservative term is part of that loss; "
+                "use --data-alignment alone"
+            )
+        if self.algo_name == "optidice" and self.optidice.optidice_warmup_steps >= self.epoch * self.step_per_epoch:
+            raise UserError(
+                f"optidice_warmup_steps is {self.optidice.optidice_warmup_steps} and the run has "
+                f"{self.epoch * self.step_per_epoch} steps: the actor would never learn; lower --optidice-warmup-steps or train for longer"
+            )
         if int(self.batch_size * self.real_ratio) < 1:
             raise UserError(f"batch_size {self.batch_size} times real_ratio {self.real_ratio} leaves no real sample; raise one of them")
 
@@ -182,92 +249,70 @@ class Config:
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> Config:
-        """Build from one flat mapping of both dataclasses' fields. Unknown keys and wrong types raise UserError."""
-        kinds = option_types()
+        """Build from one flat mapping of all sections' fields. Unknown keys and wrong types raise UserError."""
         flat: dict[str, Any] = {}
         for name, value in values.items():
-            if name not in kinds:
-                raise unknown("option", name, kinds)
+            if name not in option_types():
+                raise unknown("option", name, option_types())
             flat[name] = coerce(name, value)
-        method = {f.name: flat.pop(f.name) for f in dataclasses.fields(DAMOConfig) if f.name in flat}
-        return cls(**flat, damo=DAMOConfig(**method))
+        sections = {}
+        for section, kind in SECTIONS.items():
+            sections[section] = kind(**{f.name: flat.pop(f.name) for f in dataclasses.fields(kind) if f.name in flat})
+        return cls(**flat, **sections)
 
     def flat(self) -> dict[str, Any]:
         """The inverse of `from_flat`, in field order."""
         values = dataclasses.asdict(self)
-        return {**{k: v for k, v in values.items() if k != "damo"}, **values["damo"]}
+        sections = [values.pop(section) for section in SECTIONS]
+        for section in sections:
+            values |= section
+        return values
+
+
+SECTIONS: dict[str, Any] = {
+    "damo": DAMOConfig,
+    "mobile": MOBILEConfig,
+    "combo": COMBOConfig,
+    "rambo": RAMBOConfig,
+    "algaedice": AlgaeDICEConfig,
+    "optidice": OptiDICEConfig,
+    "odice": ODICEConfig,
+}
+"""The nested parts of a Config. DAMO's is read by every model-based algorithm (its terms can be added), the others by their own."""
+
+
+def names_of(section: str) -> tuple[str, ...]:
+    """The options of a section."""
+    return tuple(SECTIONS[section].__dataclass_fields__)
 
 
 def options() -> dict[str, dataclasses.Field[Any]]:
-    """Every option's dataclass field by name, the run's first and then the method's."""
-    fields = [f for f in dataclasses.fields(Config) if f.name != "damo"] + list(dataclasses.fields(DAMOConfig))
-    return {f.name: f for f in fields}
+    """Every option's dataclass field by name, the run's first and then the sections'."""
+    fields = [f for f in dataclasses.fields(Config) if f.name not in SECTIONS]
+    return {f.name: f for f in (*fields, *(f for kind in SECTIONS.values() for f in dataclasses.fields(kind)))}
 
 
 @cache
 def option_types() -> dict[str, Any]:
     """Every option's annotated type by name."""
-    hints = {**typing.get_type_hints(Config), **typing.get_type_hints(DAMOConfig)}
+    hints: dict[str, Any] = {}
+    for kind in (Config, *SECTIONS.values()):
+        hints |= typing.get_type_hints(kind)
     return {name: hints[name] for name in options()}
 
 
-def _parse_scalar(kind: type, value: Any) -> Any:
-    if kind is bool:
-        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-        if str(value).lower() in words:
-            return words[str(value).lower()]
-        raise ValueError
-    if kind is int:
-        number = float(value) if not isinstance(value, str) or "e" in value.lower() else int(value)
-        if isinstance(value, bool) or number != int(number):
-            raise ValueError
-        return int(number)
-    if kind is float:
-        if isinstance(value, bool):
-            raise ValueError
-        return float(value)
-    return str(value)
+def readers(name: str) -> tuple[str, ...]:
+    """The algorithms that read option `name`."""
+    for section in SECTIONS:
+        if name in names_of(section):
+            return MODEL_BASED if section == "damo" else (section,)
+    algos: tuple[str, ...] = options()[name].metadata["algos"]
+    return algos or ALGORITHMS
 
 
 def coerce(name: str, value: Any) -> Any:
-    """`value` as option `name`'s type, from YAML or from text ("none" is None, lists for tuples)."""
-    kind = option_types()[name]
-    arguments = typing.get_args(kind)
-    if isinstance(kind, types.UnionType):
-        if value is None or (isinstance(value, str) and value.lower() == "none"):
-            return None
-        kind = arguments[0]
-    try:
-        if typing.get_origin(kind) is tuple:
-            items = value if isinstance(value, (list, tuple)) else [value]
-            return tuple(_parse_scalar(arguments[0], item) for item in items)
-        if value is None or isinstance(value, (list, tuple, dict)):
-            raise ValueError
-        return _parse_scalar(kind, value)
-    except (ValueError, TypeError, OverflowError):
-        words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-        wanted = words.get(kind, "a list of numbers")
-        raise UserError(f"{name} is {value!r}; it must be {wanted}") from None
-
-
-def _validate(config: Any) -> None:
-    for field in dataclasses.fields(config):
-        value, rules = getattr(config, field.name), field.metadata
-        if not rules or value is None:
-            continue
-        if rules["choices"] and value not in rules["choices"]:
-            raise unknown(field.name, value, rules["choices"])
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, str):
-                continue
-            if not math.isfinite(number):
-                raise UserError(f"{field.name} is {number}; it must be finite")
-            if number <= rules["above"]:
-                raise UserError(f"{field.name} is {number}; it must be above {rules['above']}")
-            if number < rules["least"]:
-                raise UserError(f"{field.name} is {number}; it must be at least {rules['least']}")
-            if number > rules["most"]:
-                raise UserError(f"{field.name} is {number}; it must be at most {rules['most']}")
+    """`value` as option `name`'s type; UserError where it is none."""
+    return parsing.coerce(name, option_types()[name], value)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -303,13 +348,39 @@ def resolve(flags: Mapping[str, Any], *, config_file: Path | None = None, defaul
     file_values = read_yaml(config_file) if config_file else {}
     given = {**(defaults or {}), **file_values, **flags}
     algo_name = str(given.get("algo_name", Config.algo_name))
-    choices = options()["algo_name"].metadata["choices"]
-    if algo_name not in choices:
-        raise unknown("algo_name", algo_name, choices)
+    if algo_name not in ALGORITHMS:
+        raise unknown("algo_name", algo_name, ALGORITHMS)
+    for option_name in flags:
+        if option_name in options() and algo_name not in readers(option_name):
+            readers_named = ", ".join(readers(option_name))
+            raise UserError(f"--{option_name.replace('_', '-')} has no effect with --algo {algo_name}; it is an option of {readers_named}")
     packaged = _packaged(algo_name)
     name = coerce("preset", given.get("preset")) or packaged["default"]
     if name not in packaged["presets"]:
         raise unknown("preset", name, packaged["presets"])
     preset = packaged["presets"][name]
     task = str(given.get("task", Config.task)).removesuffix("-v2")
-    return Config.from_flat({**preset["options"], **preset["tasks"].get(task, {}), **given, "algo_name": algo_name, "preset": name})
+    layers = {**preset["options"], **preset["tasks"].get(task, {}), **_alignment_by_number(given), "algo_name": algo_name, "preset": name}
+    config = Config.from_flat(layers)
+    if not (config.damo.data_alignment or config.damo.behavior_alignment) and algo_name in MODEL_BASED:
+        idle = [n for n in flags if n in DAMOConfig.__dataclass_fields__ and n not in ("data_alignment", "behavior_alignment")]
+        if idle:
+            raise UserError(
+                f"--{idle[0].replace('_', '-')} has no effect while neither --data-alignment nor --behavior-alignment is on"
+            )
+    return config
+
+
+def _alignment_by_number(given: Mapping[str, Any]) -> dict[str, Any]:
+    """`data_alignment: 0.5` switches the term on with alpha = 0.5; 0 switches it off."""
+    values = dict(given)
+    value = values.get("data_alignment")
+    try:
+        number = None if isinstance(value, bool) or value is None else float(value)
+    except (TypeError, ValueError):
+        return values
+    if number is not None:
+        values["data_alignment"] = number != 0
+        if number != 0:
+            values["damo_alpha"] = number
+    return values

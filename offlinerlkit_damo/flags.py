@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from offlinerlkit_damo.config import Config, DAMOConfig, option_types, options, resolve
+from offlinerlkit_damo.config import SECTIONS, Config, names_of, option_types, options, readers, resolve
 from offlinerlkit_damo.errors import UserError
 
 
@@ -28,25 +28,41 @@ def _hyphenated(word: str) -> str:
     return flag.replace("_", "-") + equals + value if flag.startswith("--") else word
 
 
-def add_config_flags(parser: argparse.ArgumentParser) -> None:
-    """One flag per option; flags not given leave the configuration's layers alone."""
+TITLES = {
+    "damo": "method (DAMO; on other algorithms with --data-alignment or --behavior-alignment)",
+    "mobile": "MOBILE",
+    "combo": "COMBO",
+    "rambo": "RAMBO",
+    "algaedice": "AlgaeDICE",
+    "optidice": "OptiDICE",
+    "odice": "ODICE",
+}
+
+
+def add_config_flags(parser: argparse.ArgumentParser, algo_name: str | None = None) -> None:
+    """One flag per option; flags not given leave the configuration's layers alone.
+
+    With `algo_name`, a script's algorithm, the help leaves out what that algorithm does not read.
+    """
     note = "Defaults in brackets; the preset's and the task's values of configs/<algo>.yaml come on top of them."
     run = parser.add_argument_group("run (OfflineRL-Kit's flags and this package's)", note)
-    method = parser.add_argument_group("method (DAMO)")
-    method_names = set(DAMOConfig.__dataclass_fields__)
+    sections = {name: section for section in SECTIONS for name in names_of(section)}
+    shown_names = {name for name in options() if algo_name is None or algo_name in readers(name)}
+    groups = {section: parser.add_argument_group(TITLES[section]) for section in SECTIONS if shown_names & set(names_of(section))}
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of options; flags override it")
     for name, field in options().items():
         several = str(option_types()[name]).startswith("tuple")
         default: Any = field.default
         shown = " ".join(map(str, default)) if several else str(default)
         shown = shown.lower() if shown in ("None", "True", "False") else shown
-        (method if name in method_names else run).add_argument(
+        groups.get(sections.get(name, ""), run).add_argument(
             f"--{name.replace('_', '-')}",
             *(["--algo"] if name == "algo_name" else []),
             dest=name,
             default=argparse.SUPPRESS,
             metavar="{" + ",".join(field.metadata["choices"]) + "}" if field.metadata["choices"] else "X",
-            help=f"{field.metadata['help']} [{shown}]".replace("%", "%%"),
+            # hidden and not left out: giving it is answered with what it belongs to
+            help=f"{field.metadata['help']} [{shown}]".replace("%", "%%") if name in shown_names else argparse.SUPPRESS,
             nargs="+" if several else None,
         )
 
@@ -77,7 +93,7 @@ def train_command(algo_name: str, description: str) -> Callable[[Sequence[str]],
 
     def command(argv: Sequence[str]) -> None:
         parser = Parser(description=description, usage="%(prog)s [--task TASK] [--seed N] [flags]")
-        add_config_flags(parser)
+        add_config_flags(parser, algo_name)
         train_and_report(parse_config(parser.parse_args(argv), algo_name=algo_name))
 
     return command

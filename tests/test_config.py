@@ -10,7 +10,19 @@ from typing import Any
 
 import pytest
 
-from offlinerlkit_damo.config import Config, DAMOConfig, coerce, option_types, options, presets, read_yaml, resolve
+from offlinerlkit_damo.config import (
+    ALGORITHMS,
+    SECTIONS,
+    Config,
+    DAMOConfig,
+    coerce,
+    option_types,
+    options,
+    presets,
+    read_yaml,
+    readers,
+    resolve,
+)
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.flags import Parser, add_config_flags, parse_config
 
@@ -82,6 +94,52 @@ def test_mopo() -> None:
     assert (config.algo_name, config.preset, config.rollout_length, config.penalty_coef, config.actor_lr) == ("mopo", "kit", 5, 5.0, 1e-4)
     config = resolve({"algo_name": "mopo", "task": "hopper-random"})  # a task that the kit's script suggests nothing for
     assert (config.rollout_length, config.penalty_coef) == (1, 2.5)
+
+
+# ---- options of some algorithms only ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"algo_name": "mopo", "cql_weight": 1}, "--cql-weight has no effect with --algo mopo; it is an option of combo"),
+        ({"algo_name": "damo", "penalty_coef": 1}, "--penalty-coef has no effect with --algo damo; it is an option of mopo, mobile"),
+        ({"algo_name": "odice", "rollout_length": 1}, "--rollout-length has no effect with --algo odice"),
+        ({"algo_name": "odice", "damo_alpha": 1}, "--damo-alpha has no effect with --algo odice"),
+        ({"algo_name": "mopo", "damo_alpha": 1}, "--damo-alpha has no effect while neither --data-alignment nor --behavior-alignment"),
+        ({"algo_name": "combo", "behavior_alignment": "true"}, "combo's conservative term"),
+        ({"algo_name": "optidice", "epoch": 20}, "the actor would never learn"),
+    ],
+)
+def test_a_flag_without_effect_is_an_error(flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        resolve(flags)
+
+
+def test_a_shared_file_may_hold_options_of_several_algorithms(write: Any) -> None:
+    file = write("penalty_coef: 1.0\ncql_weight: 2.0\ndamo_alpha: 0.7\n")
+    for algo in ALGORITHMS:
+        assert resolve({"algo_name": algo}, config_file=file).algo_name == algo
+
+
+def test_every_option_has_readers() -> None:
+    assert all(set(readers(name)) <= set(ALGORITHMS) and readers(name) for name in options())
+    assert readers("damo_alpha") == readers("rollout_length") == ("damo", "mopo", "mobile", "combo", "rambo")
+    assert readers("seed") == ALGORITHMS and readers("odice_lambda") == ("odice",)
+
+
+@pytest.mark.parametrize(
+    ("value", "on", "alpha"),
+    [("0.5", True, 0.5), (0.5, True, 0.5), (1, True, 1.0), (0, False, 1.0), ("true", True, 1.0), (False, False, 1.0)],
+)
+def test_data_alignment_by_number(value: Any, on: bool, alpha: float) -> None:
+    config = resolve({"algo_name": "mopo", "task": "no-such-task", "data_alignment": value})
+    assert (config.damo.data_alignment, config.damo.damo_alpha, config.damo.behavior_alignment) == (on, alpha, False)
+
+
+def test_damos_own_switch_still_takes_words() -> None:
+    assert resolve({"data_alignment": "false"}).damo.data_alignment is False
+    assert resolve({"data_alignment": "0.3"}).damo.damo_alpha == 0.3
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------------------------
@@ -233,12 +291,12 @@ def test_round_trip() -> None:
 def test_configs_are_frozen_and_every_option_has_its_line() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().damo.damo_alpha = 3  # type: ignore[misc]
-    names = [f.name for f in dataclasses.fields(Config)] + [f.name for f in dataclasses.fields(DAMOConfig)]
+    names = [f.name for kind in (Config, *SECTIONS.values()) for f in dataclasses.fields(kind)]
     assert len(set(names)) == len(names)  # one flat name space
     assert all(field.metadata["help"] for field in options().values())
 
 
-@pytest.mark.parametrize("algo_name", ["damo", "mopo"])
+@pytest.mark.parametrize("algo_name", ALGORITHMS)
 def test_every_preset_and_task_resolves(algo_name: str) -> None:
     for preset, content in presets(algo_name).items():
         for task in [*content["tasks"], *(f"{name}-v2" for name in content["tasks"]), "another-task"]:

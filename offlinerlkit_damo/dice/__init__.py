@@ -1,0 +1,1 @@
+"""The DICE family, model-free baselines on the same conjugates as DAMO: AlgaeDICE, OptiDICE, ODICE (docs/dice.md)."""
