@@ -9,13 +9,24 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from offlinerlkit_damo.config import Config, DAMOConfig
+    from offlinerlkit_damo.damo.addon import with_data_alignment, with_maximin_objective
     from offlinerlkit_damo.damo.policy import DAMOPolicy
     from offlinerlkit_damo.engine.buffer import DeviceReplayBuffer
     from offlinerlkit_damo.engine.dynamics import RoutedDynamics
     from offlinerlkit_damo.training.run import train
     from offlinerlkit_damo.training.trainer import DAMOTrainer
 
-__all__ = ["Config", "DAMOConfig", "DAMOPolicy", "DAMOTrainer", "DeviceReplayBuffer", "RoutedDynamics", "train"]
+__all__ = [
+    "Config",
+    "DAMOConfig",
+    "DAMOPolicy",
+    "DAMOTrainer",
+    "DeviceReplayBuffer",
+    "RoutedDynamics",
+    "train",
+    "with_data_alignment",
+    "with_maximin_objective",
+]
 
 _HOMES = {
     "Config": "config",
@@ -25,6 +36,8 @@ _HOMES = {
     "DeviceReplayBuffer": "engine.buffer",
     "RoutedDynamics": "engine.dynamics",
     "train": "training.run",
+    "with_data_alignment": "damo.addon",
+    "with_maximin_objective": "damo.addon",
 }
 
 

@@ -14,7 +14,7 @@ from offlinerlkit_damo.config import Config, DAMOConfig, options, presets
 from offlinerlkit_damo.damo.divergences import NAMES
 from offlinerlkit_damo.kit import Logger, ReplayBuffer
 from offlinerlkit_damo.training.dynamics import build_dynamics
-from offlinerlkit_damo.training.run import build_policy
+from offlinerlkit_damo.training.policies import build_policy
 from offlinerlkit_damo.training.trainer import DAMOTrainer
 
 ROOT = Path(__file__).parents[1]

@@ -17,9 +17,23 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "run_example"
 BUDGET = shlex.split(
-    "--task hopper-medium-expert --seed 3 --dynamics-max-epochs 1 --dynamics-hidden-dims 16 16 --dynamics-weight-decay 1e-5 1e-5 1e-5 "
-    "--hidden-dims 16 --rollout-batch-size 50 --rollout-length 2 --batch-size 40 --epoch 2 --step-per-epoch 5 --eval-episodes 1"
+    "--task hopper-medium-expert --seed 3 --hidden-dims 16 --batch-size 40 --epoch 2 --step-per-epoch 5 --eval-episodes 1"
 )
+MODEL = shlex.split(
+    "--dynamics-max-epochs 1 --dynamics-hidden-dims 16 16 --dynamics-weight-decay 1e-5 1e-5 1e-5 --dynamics-seed 7 "
+    "--rollout-batch-size 50 --rollout-length 2"
+)
+ADVERSARY = shlex.split("--bc-epoch 1 --bc-batch-size 32 --dynamics-update-freq 3 --adv-train-steps 2 --adv-batch-size 16")
+OTHERS = {
+    "mobile": MODEL,
+    "mobile aligned": [*MODEL, "--data-alignment", "0.5"],
+    "mopo with both terms": [*MODEL, "--data-alignment", "0.5", "--behavior-alignment", "true"],
+    "combo": MODEL,
+    "rambo": [*MODEL, *ADVERSARY],
+    "algaedice": [],
+    "optidice": ["--optidice-warmup-steps", "2"],
+    "odice": [],
+}
 FILES = (
     "run.json",
     "record/hyper_param.json",
@@ -68,7 +82,7 @@ def run_script(name: str, folder: Path, *flags: str) -> subprocess.CompletedProc
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Three runs in one folder, on the same data and dynamics seed: DAMO, MOPO, and MOPO again."""
     folder = tmp_path_factory.mktemp("runs")
-    flags = ["--data", str(write_hopper_file(folder / "tiny.hdf5")), *BUDGET, "--dynamics-seed", "7"]
+    flags = ["--data", str(write_hopper_file(folder / "tiny.hdf5")), *BUDGET, *MODEL]
     done = [run_script(f"run_{algo}.py", folder, *flags) for algo in ("damo", "mopo", "mopo")]
     assert [process.returncode for process in done] == [0, 0, 0], "\n".join(process.stderr for process in done)
     return folder, done
@@ -122,3 +136,21 @@ def test_runs_share_a_dynamics_model_and_never_a_folder(runs: Runs) -> None:
     assert len({path.read_bytes() for path in logs.glob("*/*/model/mu.npy")}) == 1
     first, second = (json.loads(path.read_text()) for path in sorted((logs / "mopo").glob("*/result/results.json")))
     assert first["evaluations"] == second["evaluations"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_other_algorithms_train_and_leave_results(name: str, runs: Runs) -> None:
+    """The baselines and the add-on, on the data and (MOBILE, COMBO) the dynamics model of the first runs."""
+    folder, algo = runs[0], name.split()[0]
+    before = set((folder / "log" / "hopper-medium-expert" / algo).glob("*"))
+    process = run_script(f"run_{algo}.py", folder, "--data", str(folder / "tiny.hdf5"), *BUDGET, *OTHERS[name])
+    assert process.returncode == 0, process.stderr
+    (made,) = set((folder / "log" / "hopper-medium-expert" / algo).glob("*")) - before
+    results = json.loads((made / "result" / "results.json").read_text())
+    assert results["config"]["algo_name"] == algo and len(results["evaluations"]["score"]) == 2
+    columns = set(pd.read_csv(made / "record" / "policy_training_progress.csv").columns)
+    assert ("damo/ell_fake" in columns) == ("aligned" in name or "both" in name)
+    assert (made / "model" / "dynamics.pth").is_file() == (algo not in ("algaedice", "optidice", "odice"))
+    assert (made / "model" / "policy.pth").is_file()
+    # RAMBO's model sees standardised observations and is a model of its own
+    assert len(list((folder / "cache" / "dynamics").iterdir())) <= 2

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from offlinerlkit_damo.freezing import frozen
-from offlinerlkit_damo.kit import MOPOPolicy
 
 
 class Networks:
-    """Actor and twin critics of a host policy behind a few calls; `engine.networks.FlatNetworks` answers the same ones faster.
+    """Actor and critics of a host policy behind a few calls; `engine.networks.FlatNetworks` answers the same ones faster.
 
-    Shapes: B rows, E = 2 critics, d and a the sizes of observation and action.
+    Twin critics (`critic1`, `critic2` and an optimiser each: SAC, MOPO, RAMBO) and a list of them (`critics`, one optimiser: MOBILE) are
+    the same here. Shapes: B rows, E critics, d and a the sizes of observation and action.
     """
 
-    def __init__(self, policy: MOPOPolicy) -> None:
+    online: Sequence[nn.Module]
+    old: Sequence[nn.Module]
+    critic_optims: Sequence[torch.optim.Optimizer]
+
+    def __init__(self, policy: Any) -> None:
         self.policy = policy
+        if hasattr(policy, "critics"):
+            self.online, self.old, self.critic_optims = policy.critics, policy.critics_old, (policy.critics_optim,)
+        else:
+            self.online, self.old = (policy.critic1, policy.critic2), (policy.critic1_old, policy.critic2_old)
+            self.critic_optims = policy.critic1_optim, policy.critic2_optim
 
     def act(self, obss: Tensor) -> tuple[Tensor, Tensor]:
         """A reparameterised sample of the policy and its log-probability: [B, d] -> [B, a], [B]."""
@@ -25,21 +37,21 @@ class Networks:
 
     def q(self, obss: Tensor, actions: Tensor) -> Tensor:
         """Q_i(s, a) [E, B], with gradients for the critics."""
-        return _stack((self.policy.critic1, self.policy.critic2), obss, actions)
+        return torch.stack([critic(obss, actions).squeeze(-1) for critic in self.online])
 
     def frozen_q(self, obss: Tensor, actions: Tensor) -> Tensor:
         """Q_i(s, a) [E, B], with gradients for the actions only."""
-        with frozen(self.policy.critic1, self.policy.critic2):
+        with frozen(*self.online):
             return self.q(obss, actions)
 
     @torch.no_grad()
     def old_q(self, obss: Tensor, actions: Tensor) -> Tensor:
         """Q_i(s, a) [E, B] of the target critics, without gradients."""
-        return _stack((self.policy.critic1_old, self.policy.critic2_old), obss, actions)
+        return torch.stack([critic(obss, actions).squeeze(-1) for critic in self.old])
 
     def zero_critics(self) -> None:
-        """Zero the critics' gradients."""
-        for optim in (self.policy.critic1_optim, self.policy.critic2_optim):
+        """Zero the critics' gradients, in place: the engine's are views."""
+        for optim in self.critic_optims:
             optim.zero_grad(set_to_none=False)
 
     def zero_actor(self) -> None:
@@ -49,7 +61,3 @@ class Networks:
     def sync(self) -> None:
         """Move the target critics towards the critics by the policy's tau."""
         self.policy._sync_weight()
-
-
-def _stack(critics: tuple[nn.Module, ...], obss: Tensor, actions: Tensor) -> Tensor:
-    return torch.stack([critic(obss, actions).squeeze(-1) for critic in critics])

@@ -9,36 +9,42 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from offlinerlkit_damo.damo.aligned import DataAligned
+from offlinerlkit_damo.damo.maximin import MaximinObjective
 from offlinerlkit_damo.damo.networks import Networks
-from offlinerlkit_damo.damo.policy import DAMOPolicy
+from offlinerlkit_damo.damo.terms import Terms
 from offlinerlkit_damo.engine.mlp import Layer, StackedMLP
 from offlinerlkit_damo.errors import UserError
 
 
-def accelerate(policy: DAMOPolicy, *, diagnose_every: int = 1) -> None:
-    """Put the policy's networks, classifier and optimisers on flat storage, in place, before the first step.
+def accelerate(policy: Any, *, diagnose_every: int = 1) -> None:
+    """Put what DAMO's terms compute with on flat storage, in place, before the first step: actor, twin critics, classifier, optimisers.
 
-    The policy stays the same object with the same modules, `state_dict` and optimisers; only what its learning step computes with
-    changes. The figures "damo/..." are computed in one of `diagnose_every` steps. Raises UserError for networks that are not the kit's
-    MLPs with ReLU and its tanh-Gaussian with a free mean and a deviation that depends on the observation.
+    The policy stays the same object with the same modules, `state_dict` and optimisers. What is the host's own step stays the host's: a
+    policy without the maximin objective keeps its networks, one without data alignment has no classifier. The figures "damo/..." are
+    computed in one of `diagnose_every` steps. Raises UserError for networks that are not the kit's MLPs with ReLU and its tanh-Gaussian
+    with a free mean and a deviation that depends on the observation.
     """
     try:
-        policy.networks = FlatNetworks(policy)
-        alignment = policy.data_alignment
-        classifier = StackedMLP([[[layer] for layer in _linears(alignment.classifier.network)]])
-        _rebind(alignment.optim, classifier)
+        if isinstance(policy, MaximinObjective) and not hasattr(policy, "critics"):
+            policy.networks = FlatNetworks(policy)
+        if isinstance(policy, DataAligned):
+            alignment = policy.data_alignment
+            classifier = StackedMLP([[[layer] for layer in _linears(alignment.classifier.network)]])
+            _rebind(alignment.optim, classifier)
+            alignment.logits = lambda inputs: classifier(inputs)[0].squeeze(-1)
     except (ValueError, AttributeError) as error:
         raise UserError(f"the fast engine cannot run this policy: {error}; use --engine reference") from None
-    alignment.logits = lambda inputs: classifier(inputs)[0].squeeze(-1)
-    policy.diagnose_every = diagnose_every
+    if isinstance(policy, Terms):
+        policy.diagnose_every = diagnose_every
 
 
 class FlatNetworks(Networks):
     """`Networks` on StackedMLPs: one for the actor, one for the twin critics, one for the target twins."""
 
-    def __init__(self, policy: DAMOPolicy) -> None:
+    def __init__(self, policy: Any) -> None:
         super().__init__(policy)
-        actor: Any = policy.actor
+        actor = policy.actor
         dist = actor.dist_net
         if not (dist._unbounded and dist._c_sigma):
             raise ValueError("its actor's mean is bounded, or its deviation does not depend on the observation")

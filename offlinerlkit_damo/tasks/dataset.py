@@ -42,6 +42,7 @@ class OfflineDataset:
     next_observations: Floats  # [N, d]
     rewards: Floats  # [N]
     terminals: Bools  # [N] True where the task ended, so that nothing follows; False at a time limit
+    steps: NDArray[np.int64]  # [N] each row's step in its episode, from 0
     episode_starts: Floats  # [E, d] the first observation of each episode
     episode_returns: NDArray[np.float64]  # [C] undiscounted; from all rows, also those that were dropped later
     episode_lengths: NDArray[np.int64]  # [C] steps
@@ -78,7 +79,7 @@ class OfflineDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of all arrays with their names, types and shapes; the name of the dataset does not enter."""
+        """SHA-256 (hex) of all arrays with their names, types and shapes (`steps` follows from them); the name does not enter."""
         digest = hashlib.sha256()
         arrays: dict[str, NDArray[np.generic]] = {
             **self.transitions(),
@@ -116,6 +117,7 @@ def assemble(
     first = np.concatenate([[0], last + 1])
     first = first[first < rows]  # [E]
     complete = first[: len(last)]
+    steps = np.arange(rows) - np.repeat(first, np.diff(np.append(first, rows)))  # [N]
     totals = np.concatenate([[0.0], np.cumsum(rewards, dtype=np.float64)])  # [N + 1]
     episodes = {
         "episode_starts": observations[first],
@@ -135,7 +137,7 @@ def assemble(
         substituted = int(terminals.sum())
         next_observations = observations[np.where(terminals[keep], keep, keep + 1)]
         observations, actions, rewards = observations[keep], actions[keep], rewards[keep]
-        terminals = terminals[keep]
+        terminals, steps = terminals[keep], steps[keep]
     return OfflineDataset(
         name=name,
         observations=observations,
@@ -143,6 +145,7 @@ def assemble(
         next_observations=next_observations,
         rewards=rewards,
         terminals=terminals,
+        steps=steps,
         report=LoadReport(rows, len(observations), dropped, substituted),
         **episodes,
     )

@@ -15,25 +15,27 @@ from offlinerlkit_damo.engine.buffer import DeviceReplayBuffer
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.kit import HOST, ReplayBuffer
 from offlinerlkit_damo.training.dynamics import build_dynamics, seed_everything
-from offlinerlkit_damo.training.run import build_policy
+from offlinerlkit_damo.training.policies import build_policy
 from offlinerlkit_damo.training.trainer import DAMOTrainer
 
 OBS_DIM, ACTION_DIM, ROWS, ROUNDS = 11, 3, 100_000, 5
 
 
 def bench(*, steps: int, threads: int) -> None:
-    """Print the time of one gradient step, sampling included, for the host's MOPO and for each DAMO preset.
+    """Print the time of one gradient step, sampling included, for the host's MOPO and, on either engine, for MOPO and the DAMO presets.
 
-    MOPO runs on the host's own replay buffer, as its script does, and on this package's; DAMO on this package's. Rounds of `steps`
-    steps alternate between the candidates, and the median round counts.
+    The host's MOPO runs on the host's own replay buffer, as its script does, all others on this package's. Rounds of `steps` steps
+    alternate between the candidates, and the median round counts.
     """
     if steps < 1 or threads < 1:
         raise UserError(f"steps is {steps} and threads {threads}; both must be at least 1")
     torch.set_num_threads(threads)
     seed_everything(0)
-    candidates = {"MOPO, host's buffer": _stepper("mopo", None, ReplayBuffer), "MOPO": _stepper("mopo", None, DeviceReplayBuffer)}
-    for preset in ("stable", "ompo", "paper"):
-        candidates[f"DAMO {preset}"] = _stepper("damo", preset, DeviceReplayBuffer)
+    candidates = {"MOPO, host's buffer": _stepper("mopo", None, "reference", ReplayBuffer)}
+    for engine in ("reference", "fast"):
+        candidates[f"MOPO, {engine}"] = _stepper("mopo", None, engine, DeviceReplayBuffer)
+        for preset in ("stable", "ompo", "paper"):
+            candidates[f"DAMO {preset}, {engine}"] = _stepper("damo", preset, engine, DeviceReplayBuffer)
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(ROUNDS):
         for name, step in candidates.items():
@@ -44,14 +46,14 @@ def bench(*, steps: int, threads: int) -> None:
             times[name].append((time.perf_counter() - start) / steps)
     print(f"host {HOST.name} {HOST.version}, torch {torch.__version__}, {threads} threads, hopper sizes, batch 256")
     bases = list(times)[:2]
-    print(f"{'one gradient step':24s} {'ms':>8s}" + "".join(f"  / {name:20s}" for name in bases))
+    print(f"{'one gradient step':26s} {'ms':>8s}" + "".join(f"  / {name:20s}" for name in bases))
     for name, rounds in times.items():
         ratios = "".join(f"  {median(rounds) / median(times[base]):6.2f}x{'':15s}" for base in bases)
-        print(f"{name:24s} {1e3 * median(rounds):8.2f}{ratios}")
+        print(f"{name:26s} {1e3 * median(rounds):8.2f}{ratios}")
 
 
-def _stepper(algo_name: str, preset: str | None, buffer_class: type[ReplayBuffer]) -> Callable[[], object]:
-    config = resolve({"algo_name": algo_name, "task": "hopper-medium-expert", **({"preset": preset} if preset else {})})
+def _stepper(algo_name: str, preset: str | None, engine: str, buffer_class: type[ReplayBuffer]) -> Callable[[], object]:
+    config = resolve({"algo_name": algo_name, "task": "hopper-medium-expert", "preset": preset, "engine": engine})
     dynamics = build_dynamics(config, OBS_DIM, ACTION_DIM)
     policy, _ = build_policy(config, dynamics, OBS_DIM, ACTION_DIM)
     rng = np.random.default_rng(0)

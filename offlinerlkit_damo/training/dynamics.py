@@ -40,8 +40,11 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def build_dynamics(config: Config, obs_dim: int, action_dim: int) -> EnsembleDynamics:
-    """An untrained ensemble; MOPO's penalty needs every member at each step, DAMO's rollouts are routed to one elite per row."""
+def build_dynamics(config: Config, obs_dim: int, action_dim: int, scaler: StandardScaler | None = None) -> EnsembleDynamics:
+    """An untrained ensemble; MOPO's penalty needs every member at each step, other rollouts are routed to one elite per row.
+
+    `scaler`: of the observations, where the model sees standardised ones; the termination function still sees the task's own.
+    """
     model = EnsembleDynamicsModel(
         obs_dim=obs_dim,
         action_dim=action_dim,
@@ -53,7 +56,15 @@ def build_dynamics(config: Config, obs_dim: int, action_dim: int) -> EnsembleDyn
     )
     optim = torch.optim.Adam(model.parameters(), lr=config.dynamics_lr, fused=True)
     penalty = config.penalty_coef if config.algo_name == "mopo" else 0.0
-    return RoutedDynamics(model, optim, StandardScaler(), get_termination_fn(config.task), penalty_coef=penalty)
+    terminal_fn = get_termination_fn(config.task)
+    if scaler is not None:
+        terminal_fn = _on_raw_observations(terminal_fn, scaler)
+    return RoutedDynamics(model, optim, StandardScaler(), terminal_fn, penalty_coef=penalty)
+
+
+def _on_raw_observations(terminal_fn: Any, scaler: StandardScaler) -> Any:
+    mean, std = scaler.mu, scaler.std
+    return lambda obs, action, next_obs: terminal_fn(obs * std + mean, action, next_obs * std + mean)
 
 
 def dynamics_id(config: Config, dataset: OfflineDataset) -> str:
@@ -68,13 +79,15 @@ def dynamics_id(config: Config, dataset: OfflineDataset) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def prepare_dynamics(config: Config, dataset: OfflineDataset, logger: Logger) -> tuple[EnsembleDynamics, dict[str, Any]]:
+def prepare_dynamics(
+    config: Config, dataset: OfflineDataset, logger: Logger, scaler: StandardScaler | None = None
+) -> tuple[EnsembleDynamics, dict[str, Any]]:
     """A trained ensemble and its facts: id, seconds of training and the elites' mean squared error on rows held out of it.
 
     Loads `load_dynamics_path` if given (whose held-out rows are not known), else the stored model of the same host, dataset, settings
-    and seed, else trains and stores one.
+    and seed, else trains and stores one. `scaler` as for `build_dynamics`.
     """
-    dynamics = build_dynamics(config, dataset.obs_dim, dataset.action_dim)
+    dynamics = build_dynamics(config, dataset.obs_dim, dataset.action_dim, scaler)
     if config.load_dynamics_path is not None:
         _load(dynamics, Path(config.load_dynamics_path))
         return dynamics, {"id": None, "path": config.load_dynamics_path, "holdout_mse": None}

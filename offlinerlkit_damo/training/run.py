@@ -8,7 +8,6 @@ import platform
 import subprocess
 import time
 from contextlib import closing, suppress
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,22 +16,18 @@ import numpy as np
 import torch
 
 from offlinerlkit_damo import __version__
-from offlinerlkit_damo.config import Config, DAMOConfig
-from offlinerlkit_damo.damo.policy import DAMOPolicy
+from offlinerlkit_damo.config import MODEL_BASED, Config
 from offlinerlkit_damo.engine.buffer import DeviceReplayBuffer
-from offlinerlkit_damo.engine.networks import accelerate
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import check_writable, save_json
-from offlinerlkit_damo.kit import HOST, MLP, ActorProb, Critic, EnsembleDynamics, Logger, MOPOPolicy, TanhDiagGaussian
+from offlinerlkit_damo.kit import HOST, Logger, StandardScaler
 from offlinerlkit_damo.tasks import OfflineDataset, SimulatorEnv, Task, get_task, make_env, resolve_dataset
 from offlinerlkit_damo.training.dynamics import check_dynamics_folder, prepare_dynamics, seed_everything
+from offlinerlkit_damo.training.policies import build_policy
+from offlinerlkit_damo.training.starts import DiscountedStarts
 from offlinerlkit_damo.training.trainer import DAMOTrainer
 
 MIN_ROWS = 10
-DIAGNOSE_EVERY = 10
-"""Steps of the fast engine between those that compute the figures "damo/...": twenty means cost as much as a network."""
-SOFT_ACTOR_CRITIC = DAMOConfig(data_alignment=False, behavior_alignment=False, entropy_backup=True)
-"""DAMO's step without either alignment is the host's SAC step: MOPO on the fast engine (tests/engine proves it)."""
 OUTPUTS = {
     "consoleout_backup": "stdout",
     "policy_training_progress": "csv",
@@ -66,17 +61,25 @@ def _train(config: Config, task: Task, dataset: OfflineDataset, env: SimulatorEn
     save_json(facts, folder / "run.json")
     logger = Logger(str(folder), OUTPUTS)
     logger.log_hyperparameters(config.flat())
-    dynamics, dynamics_facts = prepare_dynamics(config, dataset, logger)
+    scaler = None
+    if config.algo_name == "rambo":  # its networks and its model see standardised observations, the simulator does not
+        dataset, scaler = standardised(dataset)
+    dynamics, dynamics_facts = None, None
+    if config.algo_name in MODEL_BASED:
+        dynamics, dynamics_facts = prepare_dynamics(config, dataset, logger, scaler)
     seed_everything(config.seed)
-    policy, scheduler = build_policy(config, dynamics, dataset.obs_dim, dataset.action_dim)
+    policy, scheduler = build_policy(config, dynamics, dataset.obs_dim, dataset.action_dim, dataset=dataset, scaler=scaler)
     real_buffer = _buffer(config, len(dataset.rewards), dataset)
     real_buffer.load_dataset(dataset.transitions())
     fake_size = config.rollout_batch_size * config.rollout_length * config.model_retain_epochs
+    if config.algo_name == "rambo" and config.rambo.bc_epoch > 0:
+        own = config.rambo
+        policy.pretrain(real_buffer.sample_all(), own.bc_epoch, own.bc_batch_size, own.bc_lr, logger)
     trainer = DAMOTrainer(
         policy,
         env,
         real_buffer,
-        _buffer(config, fake_size, dataset),
+        _buffer(config, fake_size, dataset) if dynamics is not None else None,
         logger,
         rollout_setting=(config.rollout_freq, config.rollout_batch_size, config.rollout_length),
         epoch=config.epoch,
@@ -85,8 +88,11 @@ def _train(config: Config, task: Task, dataset: OfflineDataset, env: SimulatorEn
         real_ratio=config.real_ratio,
         eval_episodes=config.eval_episodes,
         lr_scheduler=scheduler,
-        init_obss=dataset.episode_starts if config.damo.init_states == "episode_start" else None,
+        dynamics_update_freq=config.rambo.dynamics_update_freq if config.algo_name == "rambo" else 0,
+        init_obss=dataset.episode_starts if _wants_episode_starts(config) else None,
         eval_every=config.eval_every,
+        actor_average=config.actor_average,
+        rollout_starts=_rollout_starts(config, dataset),
     )
     performance = trainer.train()
     results = {
@@ -113,34 +119,25 @@ def check_device(name: str) -> torch.device:
     return device
 
 
-def build_policy(
-    config: Config, dynamics: EnsembleDynamics, obs_dim: int, action_dim: int
-) -> tuple[MOPOPolicy, torch.optim.lr_scheduler.LRScheduler | None]:
-    """The algorithm's policy on the host's modules, and the actor's learning-rate schedule."""
-    hidden, device = list(config.hidden_dims), config.device
-    backbone = MLP(input_dim=obs_dim, hidden_dims=hidden)
-    dist = TanhDiagGaussian(latent_dim=hidden[-1], output_dim=action_dim, unbounded=True, conditioned_sigma=True)
-    actor = ActorProb(backbone, dist, device)
-    critic1, critic2 = (Critic(MLP(input_dim=obs_dim + action_dim, hidden_dims=hidden), device) for _ in range(2))
-    actor_optim = torch.optim.Adam(actor.parameters(), lr=config.actor_lr, fused=True)
-    critic1_optim, critic2_optim = (torch.optim.Adam(c.parameters(), lr=config.critic_lr, fused=True) for c in (critic1, critic2))
-    alpha: float | tuple[float, torch.Tensor, torch.optim.Optimizer] = config.alpha
-    if config.auto_alpha:
-        target = -float(action_dim) if config.target_entropy is None else config.target_entropy
-        log_alpha = torch.zeros(1, requires_grad=True, device=device)
-        alpha = (target, log_alpha, torch.optim.Adam([log_alpha], lr=config.alpha_lr, fused=True))
-    fast = config.engine == "fast"
-    if config.algo_name == "damo":
-        policy_class: Any = partial(DAMOPolicy, config=config.damo)
-    else:
-        policy_class = partial(DAMOPolicy, config=SOFT_ACTOR_CRITIC) if fast else MOPOPolicy
-    policy = policy_class(
-        dynamics, actor, critic1, critic2, actor_optim, critic1_optim, critic2_optim, tau=config.tau, gamma=config.gamma, alpha=alpha
-    )
-    if fast:
-        accelerate(policy, diagnose_every=min(DIAGNOSE_EVERY, config.step_per_epoch))
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(actor_optim, config.epoch) if config.lr_schedule == "cosine" else None
-    return policy, scheduler
+def standardised(dataset: OfflineDataset, eps: float = 1e-3) -> tuple[OfflineDataset, StandardScaler]:
+    """The dataset with observations (x - mean) / (std + eps) of its own statistics, as the host's `normalize_obs`, and their scaler."""
+    mean, std = dataset.observations.mean(0, keepdims=True), dataset.observations.std(0, keepdims=True) + eps
+    columns = {name: (getattr(dataset, name) - mean) / std for name in ("observations", "next_observations", "episode_starts")}
+    scaler = StandardScaler(mean, std)
+    return dataclasses.replace(dataset, **columns), scaler
+
+
+def _rollout_starts(config: Config, dataset: OfflineDataset) -> DiscountedStarts | None:
+    if config.discounted_starts == 0:
+        return None
+    return DiscountedStarts(dataset.observations, dataset.steps, gamma=config.gamma, share=config.discounted_starts)
+
+
+def _wants_episode_starts(config: Config) -> bool:
+    # AlgaeDICE and OptiDICE take them, ODICE's practical loss takes any dataset state, for DAMO it is an option
+    if config.algo_name in MODEL_BASED:
+        return config.damo.init_states == "episode_start"
+    return config.algo_name != "odice"
 
 
 def _buffer(config: Config, size: int, dataset: OfflineDataset) -> DeviceReplayBuffer:

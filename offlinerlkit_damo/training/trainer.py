@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,27 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from offlinerlkit_damo.damo.aligned import DataAligned
+from offlinerlkit_damo.damo.maximin import MaximinObjective
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import save_torch
 from offlinerlkit_damo.kit import Logger, MBPolicyTrainer, ReplayBuffer
+from offlinerlkit_damo.training.averaging import AveragedActor
 
 EVAL_SEED = 1_000_000
 """Episodes are seeded EVAL_SEED + i in every evaluation, so that curves differ by their policies and not by their starts."""
 
 
 class DAMOTrainer(MBPolicyTrainer):
-    """The host's loop for any model-based policy, and for DAMOPolicy also its classifier's and initial states' samples.
+    """The host's loop for any model-based policy, and for DAMO's terms also the classifier's and the initial states' samples.
 
-    Additional keyword arguments: `init_obss` [n, d], the states s0 is drawn from (None: states of the real buffer); `eval_every` epochs
+    A model-free policy (the DICE family) has no `fake_buffer` (None): then there are no rollouts, and `learn` gets {"real", "init"}.
+
+    Additional keyword arguments: `init_obss` [n, d], the states s0 is drawn from (None: states of the real buffer); `rollout_starts`, n ->
+    observations [n, d] that rollouts start from (None: states of the real buffer, as the host); `eval_every` epochs
     between evaluations, each on the same fixed seeds; `ratio_batch_size`, rows of either kind in a classifier update; `init_batch_size`,
     initial states in a step: a quarter of the batch, because c0 makes their term small and every one costs as much as a transition.
+    With `actor_average` > 0 the evaluated and saved actor is the mean of the iterates over about as many steps (`AveragedActor`).
     The policy's weights are checkpointed at every evaluation. A figure or a weight that is not finite stops the run with a UserError,
     after the figures are written; the last good checkpoint is kept.
     """
@@ -36,7 +43,7 @@ class DAMOTrainer(MBPolicyTrainer):
         policy: Any,
         eval_env: Any,
         real_buffer: ReplayBuffer,
-        fake_buffer: ReplayBuffer,
+        fake_buffer: ReplayBuffer | None,
         logger: Logger,
         rollout_setting: tuple[int, int, int],
         epoch: int = 1000,
@@ -51,16 +58,21 @@ class DAMOTrainer(MBPolicyTrainer):
         eval_every: int = 1,
         ratio_batch_size: int = 256,
         init_batch_size: int = 64,
+        actor_average: int = 0,
+        rollout_starts: Callable[[int], np.ndarray] | None = None,
     ) -> None:
+        self._model_free = fake_buffer is None
+        synthetic: Any = fake_buffer  # the host only keeps it
         super().__init__(
-            policy, eval_env, real_buffer, fake_buffer, logger, rollout_setting, epoch, step_per_epoch, batch_size, real_ratio,
+            policy, eval_env, real_buffer, synthetic, logger, rollout_setting, epoch, step_per_epoch, batch_size, real_ratio,
             eval_episodes, lr_scheduler, dynamics_update_freq,
         )
         self._init_obss = None if init_obss is None else torch.as_tensor(init_obss, dtype=torch.float32, device=real_buffer.device)
         self._eval_every = eval_every
         self._ratio_batch_size = ratio_batch_size
         self._init_batch_size = init_batch_size
-        self._alignment = getattr(policy, "data_alignment", None)
+        self._rollout_starts = rollout_starts or self._uniform_starts
+        self._average = AveragedActor(policy.actor, actor_average) if actor_average else None
         self.evaluations: dict[str, list[float]] = {"timestep": [], "score": [], "std": []}
         """Every evaluation so far, in normalised points."""
 
@@ -71,9 +83,11 @@ class DAMOTrainer(MBPolicyTrainer):
             for epoch in range(1, self._epoch + 1):
                 self.policy.train()
                 for _ in range(self._step_per_epoch):
-                    if timestep % self._rollout_freq == 0:
+                    if not self._model_free and timestep % self._rollout_freq == 0:
                         self._rollout()
                     losses = self.policy.learn(self.sample_batch())
+                    if self._average is not None:
+                        self._average.update()
                     timestep += 1
                     self._log_losses(losses, timestep)
                     if self._dynamics_update_freq > 0 and timestep % self._dynamics_update_freq == 0:
@@ -85,35 +99,44 @@ class DAMOTrainer(MBPolicyTrainer):
                     self.lr_scheduler.step()
                 self.logger.logkv("eval/seconds", time.time() - start)
                 if epoch % self._eval_every == 0 or epoch == self._epoch:
-                    bar.set_postfix_str(f"score {self._log_scores(timestep):.1f}", refresh=False)
-                    save_torch(self.policy.state_dict(), Path(self.logger.checkpoint_dir) / "policy.pth")
+                    with self._evaluated_actor():
+                        bar.set_postfix_str(f"score {self._log_scores(timestep):.1f}", refresh=False)
+                        save_torch(self.policy.state_dict(), Path(self.logger.checkpoint_dir) / "policy.pth")
                 self.logger.set_timestep(timestep)
                 self.logger.dumpkvs(exclude=["dynamics_training_progress"])
-        save_torch(self.policy.state_dict(), Path(self.logger.model_dir) / "policy.pth")
-        self.policy.dynamics.save(self.logger.model_dir)
+        with self._evaluated_actor():
+            save_torch(self.policy.state_dict(), Path(self.logger.model_dir) / "policy.pth")
+        if not self._model_free:
+            self.policy.dynamics.save(self.logger.model_dir)
         return {"last_10_performance": float(np.mean(self.evaluations["score"][-10:]))}
 
+    def _evaluated_actor(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._average is None else self._average
+
     def _rollout(self) -> None:
-        init_obss = self.real_buffer.sample(self._rollout_batch_size)["observations"].cpu().numpy()
-        transitions, info = self.policy.rollout(init_obss, self._rollout_length)
+        transitions, info = self.policy.rollout(self._rollout_starts(self._rollout_batch_size), self._rollout_length)
         self.fake_buffer.add_batch(**transitions)
         for key, value in info.items():
             self.logger.logkv_mean("rollout_info/" + key, value)
 
+    def _uniform_starts(self, n: int) -> np.ndarray:
+        observations: np.ndarray = self.real_buffer.sample(n)["observations"].cpu().numpy()
+        return observations
+
     def sample_batch(self) -> dict[str, Any]:
-        """What one `policy.learn` takes: the host's {"real", "fake"} and, for DAMOPolicy, "init" and "classifier"."""
+        """What one `policy.learn` takes: the host's {"real", "fake"} and, where the policy takes them, "init" and "classifier"."""
+        if self._model_free:
+            return {"real": self.real_buffer.sample(self._batch_size), "init": self._sample_init_obss()}
         num_real = int(self._batch_size * self._real_ratio)
         batch: dict[str, Any] = {
             "real": self.real_buffer.sample(num_real),
             "fake": self.fake_buffer.sample(self._batch_size - num_real),
         }
-        if self._alignment is not None:
-            if self.policy.config.behavior_alignment:  # only then Q(s0) is in a loss
-                batch["init"] = self._sample_init_obss()
-            size = self._ratio_batch_size
-            batch["classifier"] = [
-                {"real": self.real_buffer.sample(size), "fake": self.fake_buffer.sample(size)} for _ in range(self._alignment.updates_due())
-            ]
+        if isinstance(self.policy, MaximinObjective) and self.policy.config.behavior_alignment:  # only then Q(s0) is in a loss
+            batch["init"] = self._sample_init_obss()
+        if isinstance(self.policy, DataAligned):
+            size, due = self._ratio_batch_size, self.policy.data_alignment.updates_due()
+            batch["classifier"] = [{"real": self.real_buffer.sample(size), "fake": self.fake_buffer.sample(size)} for _ in range(due)]
         return batch
 
     def _sample_init_obss(self) -> torch.Tensor:

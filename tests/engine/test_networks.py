@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import copy
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from small_policy import ACT, DYNAMICS, OBS, ROWS, make_batch, make_policy, run_steps
 from torch import Tensor, nn
 
 from offlinerlkit_damo.config import DAMOConfig, resolve
 from offlinerlkit_damo.damo.networks import Networks
-from offlinerlkit_damo.damo.policy import DAMOPolicy
 from offlinerlkit_damo.engine.mlp import StackedMLP
 from offlinerlkit_damo.engine.networks import accelerate
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.kit import MLP, ActorProb, Critic, MOPOPolicy, TanhDiagGaussian
-from offlinerlkit_damo.training.run import build_policy
+from offlinerlkit_damo.kit import MOPOPolicy
+from offlinerlkit_damo.training.policies import build_policy
 
-OBS, ACT, ROWS = 5, 2, 24
-DYNAMICS: Any = SimpleNamespace(scaler=SimpleNamespace(mu=np.full((1, OBS + ACT), 0.1), std=np.full((1, OBS + ACT), 1.3)))
 VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "full": {"grad_mode": "full", "divergence": "cubic", "q_next": "own", "init_coef": "1-gamma", "entropy_backup": True},
@@ -52,40 +49,6 @@ class DoubleNetworks(Networks):
     def _all(self, names: tuple[str, str], obss: Tensor, actions: Tensor) -> Tensor:
         critics: list[Any] = [getattr(self.policy, name) for name in names]
         return torch.stack([critic.last(critic.backbone(torch.cat([obss, actions], -1))).squeeze(-1) for critic in critics])
-
-
-def make_policy(config: DAMOConfig, dtype: torch.dtype = torch.float64, policy_class: Any = DAMOPolicy) -> Any:
-    torch.manual_seed(3)
-    dist = TanhDiagGaussian(latent_dim=16, output_dim=ACT, unbounded=True, conditioned_sigma=True)
-    actor = ActorProb(MLP(OBS, [16, 16]), dist, "cpu").to(dtype)
-    critics = [Critic(MLP(OBS + ACT, [16, 16]), "cpu").to(dtype) for _ in range(2)]
-    optims = [torch.optim.Adam(net.parameters(), lr) for net, lr in zip([actor, *critics], [1e-3, 2e-3, 3e-3], strict=True)]
-    log_alpha = torch.zeros(1, dtype=dtype, requires_grad=True)
-    alpha = (-float(ACT), log_alpha, torch.optim.Adam([log_alpha], lr=1e-3))
-    extra = {"config": config} if policy_class is DAMOPolicy else {}
-    policy = policy_class(DYNAMICS, actor, *critics, *optims, tau=0.05, gamma=0.95, alpha=alpha, **extra)
-    return policy.to(dtype)
-
-
-def make_batch(step: int, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
-    rng = np.random.default_rng(step)
-
-    def rows(size: int) -> dict[str, Tensor]:
-        columns = {
-            "observations": rng.normal(size=(size, OBS)),
-            "actions": rng.uniform(-1, 1, (size, ACT)),
-            "next_observations": rng.normal(size=(size, OBS)),
-            "rewards": rng.normal(size=(size, 1)),
-            "terminals": (rng.random((size, 1)) < 0.1).astype(float),
-        }
-        return {key: torch.as_tensor(value, dtype=dtype) for key, value in columns.items()}
-
-    return {"real": rows(4), "fake": rows(ROWS - 4), "init": torch.as_tensor(rng.normal(size=(7, OBS)), dtype=dtype)}
-
-
-def run_steps(policy: Any, steps: int, dtype: torch.dtype = torch.float64) -> list[dict[str, float]]:
-    torch.manual_seed(5)
-    return [policy.learn(make_batch(step, dtype)) for step in range(steps)]
 
 
 def assert_same_state(first: nn.Module, second: nn.Module, atol: float) -> None:
@@ -124,7 +87,7 @@ def test_fast_equals_the_hosts_modules_in_float32(variant: str) -> None:
 def test_without_either_alignment_the_step_is_the_hosts_mopo() -> None:
     """What `--algo mopo` runs on the fast engine, beside the host's own policy on the same batches and noise."""
     config = DAMOConfig(data_alignment=False, behavior_alignment=False, entropy_backup=True)
-    host, fast = make_policy(config, torch.float32, MOPOPolicy), make_policy(config, torch.float32)
+    host, fast = make_policy(None, torch.float32, MOPOPolicy), make_policy(config, torch.float32)
     accelerate(fast)
     for step in range(10):
         batch = make_batch(step, torch.float32)

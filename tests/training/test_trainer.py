@@ -17,7 +17,8 @@ from offlinerlkit_damo.engine.buffer import DeviceReplayBuffer
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.kit import Logger, MBPolicyTrainer, ReplayBuffer
 from offlinerlkit_damo.training.dynamics import build_dynamics, seed_everything
-from offlinerlkit_damo.training.run import OUTPUTS, build_policy
+from offlinerlkit_damo.training.policies import build_policy
+from offlinerlkit_damo.training.run import OUTPUTS
 from offlinerlkit_damo.training.trainer import DAMOTrainer, run_episodes
 
 OBS, ACT, ROWS = 11, 3, 200

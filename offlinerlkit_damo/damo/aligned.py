@@ -1,0 +1,75 @@
+"""Data alignment in front of a host policy's learning: the reward becomes r - alpha ell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offlinerlkit_damo.damo.alignment import Batch, DataAlignment
+from offlinerlkit_damo.damo.terms import Terms, sizes
+from offlinerlkit_damo.errors import UserError
+
+
+class DataAligned(Terms):
+    """Mixed into any host policy whose `learn` takes {"real", "fake"}: trains the classifier, refines the rewards, then lets it learn.
+
+    `DAMOTrainer` provides the classifier's own samples as batch["classifier"]; without them it learns from the batch itself.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.data_alignment = DataAlignment(self.config, *sizes(self), next(self.actor.parameters()).device)
+        self._standardised = False
+
+    def learn(self, batch: dict[str, Any]) -> dict[str, float]:
+        """One step of the classifier and of the host policy on refined rewards; returns both's figures (docs/metrics.md)."""
+        if not self.config.data_alignment:
+            return super().learn(batch)
+        # not every step updates the classifier, so none of its figures is left out
+        shown = self._shown(self._learn_ratio(batch), always=True)
+        figures: dict[str, Tensor] = {}
+        refined = self._refined(batch["real"], batch["fake"], figures)
+        shown |= self._shown(figures)
+        return {**shown, **super().learn({**batch, **refined})}
+
+    def _learn_ratio(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        if self.config.classifier_normalize and not self._standardised:
+            self._standardise()
+        figures: dict[str, Tensor] = {}
+        for sample in batch.get("classifier", [batch] * self.data_alignment.updates_due()):
+            figures = self.data_alignment.update(sample["real"], sample["fake"])
+        self.data_alignment.advance()
+        return figures
+
+    def _standardise(self) -> None:
+        # the dynamics' scaler knows the dataset's statistics; it is fitted after the policy is built, so this waits for the first step
+        if not hasattr(self, "dynamics"):
+            raise UserError(
+                f"{type(self).__name__} has no dynamics, whose scaler standardises the classifier's inputs; "
+                "set classifier_normalize to false"
+            )
+        device, obs_dim = self.data_alignment.centre.device, sizes(self)[0]
+        mean, std = (
+            torch.as_tensor(x, dtype=torch.float32, device=device).flatten() for x in (self.dynamics.scaler.mu, self.dynamics.scaler.std)
+        )
+        self.data_alignment.set_statistics((mean[:obs_dim], std[:obs_dim]), (mean[obs_dim:], std[obs_dim:]))
+        self._standardised = True
+
+    def _refined(self, real: Batch, fake: Batch, figures: dict[str, Tensor]) -> dict[str, Batch]:
+        """Both parts of the batch with rewards r - alpha ell, plus gamma V_abs at terminals where the absorbing state is valued."""
+        config, num_real = self.config, len(real["rewards"])
+        rewards = torch.cat([real["rewards"], fake["rewards"]])
+        ell = self.data_alignment.log_ratio(
+            *(torch.cat([real[key], fake[key]]) for key in ("observations", "actions", "next_observations")),
+            real_share=num_real / len(rewards),
+        )
+        figures["damo/ell_real"], figures["damo/ell_fake"] = ell[:num_real], ell[num_real:]
+        refined = rewards - config.damo_alpha * self.data_alignment.centred(ell, num_real).unsqueeze(-1)
+        if config.absorbing:
+            value = self.data_alignment.absorbing_value(real, fake, self._gamma)
+            figures["damo/absorbing_value"] = value
+            refined = refined + self._gamma * torch.cat([real["terminals"], fake["terminals"]]) * value
+        figures["damo/refined_reward_real"], figures["damo/refined_reward_fake"] = refined[:num_real], refined[num_real:]
+        return {"real": {**real, "rewards": refined[:num_real]}, "fake": {**fake, "rewards": refined[num_real:]}}

@@ -1,0 +1,41 @@
+"""AveragedActor: the running mean of an actor's weights, to evaluate and keep in place of the last iterate."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import torch
+from torch import nn
+
+
+class AveragedActor:
+    """Exponential mean of a module's weights over about `horizon` updates; a plain mean until there are as many.
+
+    Inside a `with` block the module holds the mean, afterwards its own weights again. Model-based actors swing: neighbouring iterates
+    differ by the whole scale of returns on tasks where an episode can end, while their mean stays good (docs/experiments.md). Averaging
+    iterates is Polyak's (Polyak & Juditsky 1992); on deep policies: Nikishin et al. 2018.
+    """
+
+    def __init__(self, module: nn.Module, horizon: int) -> None:
+        self._weights = [p.detach() for p in module.parameters()]
+        self._mean = [p.clone() for p in self._weights]
+        self._horizon = horizon
+        self._updates = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Count the module's present weights in."""
+        self._updates += 1
+        torch._foreach_lerp_(self._mean, self._weights, 1 / min(self._updates, self._horizon))
+
+    def __enter__(self) -> None:
+        self._swap()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        own = [p.clone() for p in self._weights]
+        torch._foreach_copy_(self._weights, self._mean)
+        torch._foreach_copy_(self._mean, own)

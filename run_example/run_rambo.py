@@ -1,0 +1,11 @@
+"""RAMBO on an offline dataset, with the flags of OfflineRL-Kit's script.
+
+    python run_example/run_rambo.py --task hopper-medium-expert --seed 1
+"""
+
+from __future__ import annotations
+
+from offlinerlkit_damo.flags import run_command, train_command
+
+if __name__ == "__main__":
+    run_command(train_command("rambo", "Train RAMBO (arXiv 2204.12581) on an offline dataset."))
