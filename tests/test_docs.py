@@ -130,7 +130,7 @@ def test_the_method_page_names_every_choice() -> None:
     assert {name for name in names if f"`{name}`" not in text and f": {name}`" not in text} == set()
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/method.md", "docs/metrics.md"])
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in sorted(DOCS.glob("*.md")))])
 def test_links_lead_somewhere(page: str) -> None:
     """Relative links point at files of the repository."""
     path = ROOT / page
