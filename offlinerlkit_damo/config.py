@@ -130,7 +130,7 @@ class RAMBOConfig:
 
     dynamics_adv_lr: float = option(3e-4, "RAMBO: learning rate of the adversarial updates of the model", above=0)
     adv_weight: float = option(3e-4, "RAMBO: weight of the adversarial loss beside the model's likelihood", least=0)
-    adv_batch_size: int = option(256, "RAMBO: rows of an adversarial update and of its rollouts", least=1)
+    adv_batch_size: int = option(256, "RAMBO: rows of an adversarial update and of its rollouts", least=2)
     adv_rollout_length: int = option(5, "RAMBO: model steps of the adversarial rollouts", least=1)
     dynamics_update_freq: int = option(1000, "RAMBO: gradient steps between rounds of adversarial updates", least=1)
     adv_train_steps: int = option(1000, "RAMBO: adversarial updates in a round", least=1)
@@ -234,12 +234,14 @@ class Config:
                 "behavior_alignment replaces the critics' loss, and combo's conservative term is part of that loss; "
                 "use --data-alignment alone"
             )
+        if self.algo_name == "mobile" and self.n_elites < 2:
+            raise UserError("mobile's penalty is the spread of the elites; it needs n_elites of at least 2")
         if self.algo_name == "optidice" and self.optidice.optidice_warmup_steps >= self.epoch * self.step_per_epoch:
             raise UserError(
                 f"optidice_warmup_steps is {self.optidice.optidice_warmup_steps} and the run has "
                 f"{self.epoch * self.step_per_epoch} steps: the actor would never learn; lower --optidice-warmup-steps or train for longer"
             )
-        if int(self.batch_size * self.real_ratio) < 1:
+        if self.algo_name in MODEL_BASED and int(self.batch_size * self.real_ratio) < 1:
             raise UserError(f"batch_size {self.batch_size} times real_ratio {self.real_ratio} leaves no real sample; raise one of them")
 
     @property
@@ -346,7 +348,9 @@ def resolve(flags: Mapping[str, Any], *, config_file: Path | None = None, defaul
     `defaults` are the caller's own (a script's algorithm): weaker than the file, stronger than the fields' defaults.
     """
     file_values = read_yaml(config_file) if config_file else {}
-    given = {**(defaults or {}), **file_values, **flags}
+    given: dict[str, Any] = {}
+    for layer in (defaults or {}, file_values, flags):
+        given |= _alignment_by_number(layer)
     algo_name = str(given.get("algo_name", Config.algo_name))
     if algo_name not in ALGORITHMS:
         raise unknown("algo_name", algo_name, ALGORITHMS)
@@ -360,21 +364,40 @@ def resolve(flags: Mapping[str, Any], *, config_file: Path | None = None, defaul
         raise unknown("preset", name, packaged["presets"])
     preset = packaged["presets"][name]
     task = str(given.get("task", Config.task)).removesuffix("-v2")
-    layers = {**preset["options"], **preset["tasks"].get(task, {}), **_alignment_by_number(given), "algo_name": algo_name, "preset": name}
+    layers = {**preset["options"], **preset["tasks"].get(task, {}), **given, "algo_name": algo_name, "preset": name}
     config = Config.from_flat(layers)
-    if not (config.damo.data_alignment or config.damo.behavior_alignment) and algo_name in MODEL_BASED:
-        idle = [n for n in flags if n in DAMOConfig.__dataclass_fields__ and n not in ("data_alignment", "behavior_alignment")]
-        if idle:
-            raise UserError(
-                f"--{idle[0].replace('_', '-')} has no effect while neither --data-alignment nor --behavior-alignment is on"
-            )
+    if algo_name not in (*MODEL_FREE, "damo"):  # DAMO's own switches are ablations: what is left still reads some of the rest
+        _refuse_idle_terms(config, flags)
     return config
+
+
+OF_ALIGNMENT = {"damo_alpha", "ratio_mode", "ratio_centering", "logit_clip", "absorbing"}
+"""The options of data alignment alone, beside the classifier's; the other options of the method are the maximin objective's."""
+
+
+REPLACED = {"deterministic_backup": "entropy-backup", "max_q_backup": "q-next", "mobile_target_floor": "target-floor"}
+"""Options of MOBILE's own targets, and what takes their place in the maximin objective."""
+
+
+def _refuse_idle_terms(config: Config, flags: Mapping[str, Any]) -> None:
+    method = config.damo
+    for name in flags:
+        if method.behavior_alignment and name in REPLACED:
+            raise UserError(f"--{name.replace('_', '-')} has no effect with --behavior-alignment, which has --{REPLACED[name]} for it")
+        if name not in names_of("damo") or name in ("data_alignment", "behavior_alignment"):
+            continue
+        of_alignment = name in OF_ALIGNMENT or name.startswith("classifier_")
+        needed = "data_alignment" if of_alignment else "behavior_alignment"
+        # alpha is the one option that both terms read
+        if not (getattr(method, needed) or (name == "damo_alpha" and method.behavior_alignment)):
+            raise UserError(f"--{name.replace('_', '-')} has no effect without --{needed.replace('_', '-')}")
 
 
 def _alignment_by_number(given: Mapping[str, Any]) -> dict[str, Any]:
     """`data_alignment: 0.5` switches the term on with alpha = 0.5; 0 switches it off."""
     values = dict(given)
     value = values.get("data_alignment")
+    alpha = values.get("damo_alpha")
     try:
         number = None if isinstance(value, bool) or value is None else float(value)
     except (TypeError, ValueError):
@@ -382,5 +405,7 @@ def _alignment_by_number(given: Mapping[str, Any]) -> dict[str, Any]:
     if number is not None:
         values["data_alignment"] = number != 0
         if number != 0:
+            if alpha is not None and coerce("damo_alpha", alpha) != number:
+                raise UserError(f"data_alignment is {value} and damo_alpha {alpha}; both set alpha, leave one out")
             values["damo_alpha"] = number
     return values

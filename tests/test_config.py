@@ -106,7 +106,11 @@ def test_mopo() -> None:
         ({"algo_name": "damo", "penalty_coef": 1}, "--penalty-coef has no effect with --algo damo; it is an option of mopo, mobile"),
         ({"algo_name": "odice", "rollout_length": 1}, "--rollout-length has no effect with --algo odice"),
         ({"algo_name": "odice", "damo_alpha": 1}, "--damo-alpha has no effect with --algo odice"),
-        ({"algo_name": "mopo", "damo_alpha": 1}, "--damo-alpha has no effect while neither --data-alignment nor --behavior-alignment"),
+        ({"algo_name": "mopo", "damo_alpha": 1}, "--damo-alpha has no effect without --data-alignment"),
+        ({"algo_name": "mopo", "data_alignment": 0.5, "divergence": "kl"}, "--divergence has no effect without --behavior-alignment"),
+        ({"algo_name": "mopo", "data_alignment": 0.5, "damo_alpha": 2}, "both set alpha, leave one out"),
+        ({"algo_name": "mobile", "behavior_alignment": True, "max_q_backup": True}, "which has --q-next for it"),
+        ({"algo_name": "mobile", "n_elites": 1}, "n_elites of at least 2"),
         ({"algo_name": "combo", "behavior_alignment": "true"}, "combo's conservative term"),
         ({"algo_name": "optidice", "epoch": 20}, "the actor would never learn"),
     ],
@@ -135,6 +139,15 @@ def test_every_option_has_readers() -> None:
 def test_data_alignment_by_number(value: Any, on: bool, alpha: float) -> None:
     config = resolve({"algo_name": "mopo", "task": "no-such-task", "data_alignment": value})
     assert (config.damo.data_alignment, config.damo.damo_alpha, config.damo.behavior_alignment) == (on, alpha, False)
+
+
+def test_a_flags_alpha_is_stronger_than_a_files_number(write: Any) -> None:
+    config = resolve({"algo_name": "mopo", "damo_alpha": 2}, config_file=write("data_alignment: 0.5\n"))
+    assert (config.damo.data_alignment, config.damo.damo_alpha) == (True, 2.0)
+
+
+def test_small_batches_are_for_the_model_free_to_choose() -> None:
+    assert resolve({"algo_name": "odice", "batch_size": 8}).batch_size == 8
 
 
 def test_damos_own_switch_still_takes_words() -> None:

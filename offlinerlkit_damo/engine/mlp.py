@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,10 @@ class StackedMLP:
         for m, member in enumerate(members):
             for depth, layer in enumerate(member):
                 self._adopt(layer, m, depth)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> NoReturn:
+        # a copy's modules would no longer be views of the copied block, and would not learn
+        raise TypeError("a policy on the fast engine cannot be copied; build another and load its state_dict")
 
     @staticmethod
     def _views(block: Tensor, sizes: Sequence[Sequence[tuple[int, ...]]]) -> tuple[list[Tensor], list[Tensor]]:

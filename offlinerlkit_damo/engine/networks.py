@@ -30,7 +30,7 @@ def accelerate(policy: Any, *, diagnose_every: int = 1) -> None:
             policy.networks = FlatNetworks(policy)
         if isinstance(policy, DataAligned):
             alignment = policy.data_alignment
-            classifier = StackedMLP([[[layer] for layer in _linears(alignment.classifier.network)]])
+            classifier = StackedMLP([[[layer] for layer in _linears(alignment.classifier.network, head=True)]])
             _rebind(alignment.optim, classifier)
             alignment.logits = lambda inputs: classifier(inputs)[0].squeeze(-1)
     except (ValueError, AttributeError) as error:
@@ -87,13 +87,13 @@ class FlatNetworks(Networks):
         self.old_critics.block.lerp_(self.critics.block, self.policy._tau)
 
 
-def _linears(module: nn.Module) -> list[nn.Linear]:
-    """The linear layers of an MLP, each followed by ReLU (the last one may be bare)."""
+def _linears(module: nn.Module, *, head: bool = False) -> list[nn.Linear]:
+    """The linear layers of an MLP, each followed by ReLU; with `head` the last one is bare."""
     linears: list[nn.Linear] = []
     leaves = [leaf for leaf in module.modules() if not list(leaf.children())]
     for leaf, following in pairwise([*leaves, None]):
         if isinstance(leaf, nn.Linear):
-            if not isinstance(following, nn.ReLU | None):
+            if not (following is None if head and leaf is leaves[-1] else isinstance(following, nn.ReLU)):
                 raise ValueError("a linear layer is not followed by ReLU")
             linears.append(leaf)
         elif not isinstance(leaf, nn.ReLU):

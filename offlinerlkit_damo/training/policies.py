@@ -112,7 +112,7 @@ def _model_based(config: Config, parts: Parts, dynamics: Any, scaler: StandardSc
     if config.algo_name == "damo" or (config.algo_name == "mopo" and fast):
         if config.algo_name == "mopo" and not method.behavior_alignment:
             # without the objective DAMO's step is the host's SAC step, entropy in the target included (tests/engine proves it)
-            method = dataclasses.replace(method, entropy_backup=True)
+            method = dataclasses.replace(method, entropy_backup=True, target_floor=None)
         policy = DAMOPolicy(dynamics, *parts.soft_actor_critic(), **common, config=method)
     else:
         terms: dict[str, Any] = {"config": method} if method.data_alignment or method.behavior_alignment else {}

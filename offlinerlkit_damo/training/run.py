@@ -49,6 +49,11 @@ def train(config: Config) -> dict[str, Any]:
         raise UserError(
             f"dataset {dataset.name} has {len(dataset.rewards)} transitions; training needs at least {MIN_ROWS}, a fifth is held out"
         )
+    if config.algo_name == "rambo" and config.rambo.bc_epoch > 0 and len(dataset.rewards) < config.rambo.bc_batch_size:
+        raise UserError(
+            f"dataset {dataset.name} has {len(dataset.rewards)} transitions, fewer than a batch of behaviour cloning; "
+            f"lower --bc-batch-size ({config.rambo.bc_batch_size}) or set --bc-epoch 0"
+        )
     if config.load_dynamics_path is not None:
         check_dynamics_folder(Path(config.load_dynamics_path))
     with closing(make_env(task)) as env:

@@ -91,8 +91,7 @@ class DAMOTrainer(MBPolicyTrainer):
                     timestep += 1
                     self._log_losses(losses, timestep)
                     if self._dynamics_update_freq > 0 and timestep % self._dynamics_update_freq == 0:
-                        for key, value in self.policy.update_dynamics(self.real_buffer).items():
-                            self.logger.logkv_mean(key, value)
+                        self._log_losses(self.policy.update_dynamics(self.real_buffer), timestep)
                     bar.update()
                 self._check_weights(timestep)
                 if self.lr_scheduler is not None:

@@ -165,13 +165,22 @@ def test_members_of_different_shapes_are_refused() -> None:
         StackedMLP([[[nn.Linear(3, 2)]], [[nn.Linear(3, 4)]]])
 
 
-@pytest.mark.parametrize("what", ["bounded mean", "activation", "stepped optimiser"])
+def test_a_copy_that_would_not_learn_is_refused() -> None:
+    policy = make_policy(DAMOConfig(), torch.float32)
+    accelerate(policy)
+    with pytest.raises(TypeError, match="load its state_dict"):
+        copy.deepcopy(policy)
+
+
+@pytest.mark.parametrize("what", ["bounded mean", "activation", "stepped optimiser", "bare backbone"])
 def test_a_policy_it_cannot_run_is_a_user_error(what: str) -> None:
     policy = make_policy(DAMOConfig(), torch.float32)
     if what == "bounded mean":
         policy.actor.dist_net._unbounded = False
     elif what == "activation":
         policy.critic1.backbone.model[1] = nn.Tanh()
+    elif what == "bare backbone":
+        policy.critic1.backbone.model = policy.critic1.backbone.model[:-1]
     else:
         run_steps(policy, 1, torch.float32)
     with pytest.raises(UserError, match="--engine reference"):

@@ -58,13 +58,14 @@ def test_model_based_algorithms_take_a_step(algo: str, terms: str, engine: str) 
     if algo == "combo" and "behavior_alignment" in options:
         pytest.skip("COMBO's critics have a conservative loss of their own")
     policy = build(algo, engine=engine, **options)
-    assert isinstance(policy, DataAligned) >= ("data_alignment" in options)
-    assert isinstance(policy, MaximinObjective) >= ("behavior_alignment" in options)
+    own = algo == "damo" or (algo == "mopo" and engine == "fast")  # classes with both, switched by the configuration
+    assert isinstance(policy, DataAligned) == (own or "data_alignment" in options)
+    assert isinstance(policy, MaximinObjective) == (own or "behavior_alignment" in options)
     actor = [p.clone() for p in policy.actor.parameters()]
-    for step in range(2):
-        figures = policy.learn({"real": rows(4, step), "fake": rows(12, step + 9)})
+    first, figures = (policy.learn({"real": rows(4, step), "fake": rows(12, step + 9)}) for step in range(2))
     assert np.isfinite(list(figures.values())).all()
-    assert ("damo/ell_fake" in {**figures, **policy.learn({"real": rows(4, 5), "fake": rows(12, 6)})}) <= (algo == "damo" or bool(options))
+    assert ("damo/ell_fake" in first) == (algo == "damo" or bool(options))
+    assert ("damo/weight" in first) == (algo == "damo" or "behavior_alignment" in options)
     assert any(not torch.equal(p, q) for p, q in zip(policy.actor.parameters(), actor, strict=True))
     assert policy.select_action(np.zeros((5, OBS), "f4"), deterministic=True).shape == (5, ACT)
 
