@@ -164,7 +164,11 @@ class Config:
     target_entropy: float | None = option(None, "target entropy in nats; none = -action dimensions")
     alpha_lr: float = option(1e-4, "learning rate of the entropy temperature", above=0)
     lr_schedule: str = option("cosine", "actor learning rate over the epochs", choices=("cosine", "constant"))
-    dynamics_lr: float = option(1e-3, "learning rate of the dynamics model", above=0, algos=MODEL_BASED)
+    dynamics_lr: float = option(6e-3, "learning rate of the dynamics model; the kit's is 1e-3", above=0, algos=MODEL_BASED)
+    dynamics_lr_schedule: str = option(
+        "cosine", "that rate over --dynamics-max-epochs: cosine = warm up, then fall to 0; constant = the kit's",
+        choices=("cosine", "constant"), algos=MODEL_BASED,
+    )
     dynamics_hidden_dims: tuple[int, ...] = option(
         (200, 200, 200, 200), "hidden layer widths of the dynamics model", least=1, algos=MODEL_BASED
     )
@@ -174,7 +178,7 @@ class Config:
     n_ensemble: int = option(7, "dynamics models trained", least=1, algos=MODEL_BASED)
     n_elites: int = option(5, "dynamics models used, the best on held-out data", least=1, algos=MODEL_BASED)
     dynamics_max_epochs: int | None = option(
-        None, "most epochs of dynamics training; none = until it stops improving", least=1, algos=MODEL_BASED
+        20, "most epochs of dynamics training; none = until it stops improving, the kit's", least=1, algos=MODEL_BASED
     )
     dynamics_patience: int = option(5, "epochs without improvement before dynamics training stops", least=1, algos=MODEL_BASED)
     dynamics_seed: int | None = option(
@@ -222,6 +226,11 @@ class Config:
                 raise UserError(f"{name} is empty; it needs at least one width")
         if self.tau > 1:
             raise UserError(f"tau is {self.tau}; it must not exceed 1")
+        if self.dynamics_lr_schedule == "cosine" and self.dynamics_max_epochs is None:
+            raise UserError(
+                "dynamics_max_epochs is none and dynamics_lr_schedule cosine, which falls to 0 over a number of epochs; give a number, or "
+                "--dynamics-lr-schedule constant with a smaller --dynamics-lr (the kit's is 1e-3)"
+            )
         if self.n_elites > self.n_ensemble:
             raise UserError(f"n_elites is {self.n_elites}, more than the {self.n_ensemble} models of n_ensemble")
         if len(self.dynamics_weight_decay) != len(self.dynamics_hidden_dims) + 1:

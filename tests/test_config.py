@@ -277,7 +277,7 @@ def test_wrong_types(name: str, value: Any, message: str) -> None:
         ("hidden_dims", (64, 0), (64, 1)),
         ("dynamics_weight_decay", (1e-5,), (1e-5,) * 5),
         ("actor_lr", -1e-4, 1e-4),
-        ("dynamics_max_epochs", 0, None),
+        ("dynamics_max_epochs", 0, 1),
     ],
 )
 def test_bounds(name: str, bad: Any, good: Any) -> None:

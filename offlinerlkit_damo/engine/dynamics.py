@@ -1,7 +1,10 @@
-"""RoutedDynamics: each row of a rollout visits only the elite that it is predicted by."""
+"""RoutedDynamics: the host's ensemble, trained without copies of the data and rolled out one elite per row."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -9,15 +12,126 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from offlinerlkit_damo.kit import EnsembleDynamics
+from offlinerlkit_damo.kit import EnsembleDynamics, Logger
+
+MAX_HOLDOUT = 1000  # rows, as the host's
+MIN_IMPROVEMENT = 0.01  # of the best holdout loss so far, for a member's weights to be saved, as the host's
+WARMUP_STEPS = 1000  # of the cosine schedule; a tenth of the training where that is shorter
 
 
 class RoutedDynamics(EnsembleDynamics):
-    """The host's dynamics with `step` routed: rows are dealt at random and evenly to the elites, one forward pass each.
+    """The host's dynamics, faster.
 
-    The host evaluates all members on all rows and then picks one elite per row; without an uncertainty penalty the rest is thrown away.
-    Every row's elite is uniform here too; only the group sizes, multinomial there, are equal. With a penalty the host's step is used.
+    `train` computes what the host's does, but gathers each member's rows from one copy of the data, adds the weight decay to the gradient
+    directly and keeps its figures on the device until an epoch ends; the learning rate may follow a schedule. `step` is routed: rows are
+    dealt at random and evenly to the elites, one forward pass each. The host evaluates all members on all rows and then picks one elite
+    per row; without an uncertainty penalty the rest is thrown away. Every row's elite is uniform here too; only the group sizes,
+    multinomial there, are equal. With a penalty the host's step is used.
     """
+
+    def train(
+        self,
+        data: dict[str, np.ndarray],
+        logger: Logger | None = None,
+        max_epochs: int | None = None,
+        max_epochs_since_update: int = 5,
+        batch_size: int = 256,
+        holdout_ratio: float = 0.2,
+        logvar_loss_coef: float = 0.01,
+        *,
+        lr_schedule: str = "constant",
+    ) -> None:
+        """Fit the ensemble by maximum likelihood: bootstraps, early stop per member and elites are the host's (MBPO: Janner et al. 2019).
+
+        `lr_schedule`: "constant", or "cosine" from the optimiser's rate to 0 over `max_epochs`, after a linear warm-up. The logged
+        training loss has the weight decay of the epoch's end, not its mean. Raises FloatingPointError if fewer than num_elites members
+        have a finite holdout loss, ValueError for too few rows or a cosine without `max_epochs`.
+        """
+        x, y, training, held = self._tensors(data, holdout_ratio)
+        held_inputs, held_targets = x[held].cpu().numpy(), y[held].cpu().numpy()
+        members = self.model.num_ensemble
+        rows = training[torch.randint(len(training), (members, len(training)), device=x.device)]  # [E, N] a bootstrap per member
+        steps = max_epochs and max_epochs * math.ceil(len(training) / batch_size)
+        schedule = torch.optim.lr_scheduler.LambdaLR(self.optim, learning_rate(lr_schedule, steps))
+        best, stale = [1e10] * members, 0
+        if logger is not None:
+            logger.log("Training dynamics:")
+        for epoch in count(1):
+            for row in rows:
+                row.copy_(row[torch.randperm(len(row), device=row.device)])
+            train_loss = self._epoch(x, y, rows.split(batch_size, 1), logvar_loss_coef, schedule)
+            losses = self.validate(held_inputs, held_targets)
+            if logger is not None:
+                logger.logkv("loss/dynamics_train_loss", train_loss)
+                logger.logkv("loss/dynamics_holdout_loss", float(np.sort(losses)[: self.model.num_elites].mean()))
+                logger.set_timestep(epoch)
+                logger.dumpkvs(exclude=["policy_training_progress"])
+            improved = [i for i, loss in enumerate(losses) if (best[i] - loss) / best[i] > MIN_IMPROVEMENT]
+            for i in improved:
+                best[i] = losses[i]
+            self.model.update_save(improved)
+            stale = 0 if improved else stale + 1
+            if stale >= max_epochs_since_update or epoch == max_epochs:
+                break
+        for group in self.optim.param_groups:
+            group["lr"] = group["initial_lr"]
+        self._keep_best(best, logger)
+
+    def _tensors(self, data: dict[str, np.ndarray], holdout_ratio: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Standardised inputs [N, d + a] and targets [N, d + 1] on the device, and the row numbers to train on and to hold out."""
+        inputs, targets = self.format_samples_for_training(data)
+        held = min(int(len(inputs) * holdout_ratio), MAX_HOLDOUT)
+        if not 0 < held < len(inputs):
+            raise ValueError(f"holdout_ratio={holdout_ratio} of {len(inputs)} rows leaves {held} to hold out")
+        order = torch.randperm(len(inputs)).int()
+        self.scaler.fit(inputs[order[held:].numpy()])
+        inputs -= self.scaler.mu
+        inputs /= self.scaler.std
+        # not the elites' own device: the host's set_elites leaves them on the CPU
+        device = self.model.max_logvar.device
+        x, y = (torch.as_tensor(array, dtype=torch.float32, device=device) for array in (inputs, targets))
+        order = order.to(device)
+        return x, y, order[held:], order[:held]
+
+    def _epoch(
+        self,
+        x: Tensor,
+        y: Tensor,
+        batches: tuple[Tensor, ...],
+        logvar_loss_coef: float,
+        schedule: torch.optim.lr_scheduler.LambdaLR,
+    ) -> float:
+        """One pass over `batches` of row numbers [E, B]; returns the mean loss."""
+        model: Any = self.model
+        model.train()
+        layers = [*model.backbones, model.output_layer]
+        total = torch.zeros((), device=x.device)
+        for rows in batches:
+            inputs, targets = (z.index_select(0, rows.flatten()).unflatten(0, rows.shape) for z in (x, y))
+            mean, logvar = self._forward(inputs)
+            nll = ((mean - targets).square() * torch.exp(-logvar) + logvar).mean((1, 2)).sum()
+            loss = nll + logvar_loss_coef * (model.max_logvar.sum() - model.min_logvar.sum())
+            self.optim.zero_grad()
+            loss.backward()
+            for layer in layers:  # the gradient of decay * |weight|^2 / 2
+                layer.weight.grad.add_(layer.weight.detach(), alpha=layer.weight_decay)
+            self.optim.step()
+            schedule.step()
+            total += loss.detach()
+        return float(total / len(batches) + model.get_decay_loss().detach())
+
+    def _keep_best(self, best: list[float], logger: Logger | None) -> None:
+        """Put every member's saved weights back in use, name the elites and save the model beside the log."""
+        elites = self.select_elites(best)
+        self.model.load_save()
+        self.model.set_elites(elites)
+        self.model.eval()
+        if best[elites[-1]] >= 1e10:
+            raise FloatingPointError("the dynamics diverged: too few finite holdout losses; lower the learning rate")
+        if logger is not None:
+            each = ", ".join(f"{best[i]:.6g}" for i in elites)
+            logger.log(f"elites:{elites} , holdout loss: {np.mean([best[i] for i in elites])} ({each})")
+            self.save(logger.model_dir)
 
     @torch.no_grad()
     def step(self, obs: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
@@ -25,15 +139,14 @@ class RoutedDynamics(EnsembleDynamics):
         if self._penalty_coef:
             result: tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]] = super().step(obs, action)
             return result
-        # not the elites' own device: the host's set_elites leaves them on the CPU
         device = self.model.max_logvar.device
         elites = self.model.elites.long().to(device)
-        rows, count = len(obs), len(elites)
+        rows, members = len(obs), len(elites)
         order = np.random.permutation(rows)
-        padded = np.resize(order, -(-rows // count) * count)
+        padded = np.resize(order, -(-rows // members) * members)
         inputs = self.scaler.transform(np.concatenate([obs, action], -1))[padded]
-        x = torch.as_tensor(inputs, dtype=torch.float32, device=device).reshape(count, -1, inputs.shape[-1])
-        mean, logvar = self._members(x, elites)
+        x = torch.as_tensor(inputs, dtype=torch.float32, device=device).reshape(members, -1, inputs.shape[-1])
+        mean, logvar = self._forward(x, elites)
         sample = (mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)).reshape(-1, mean.shape[-1]).cpu().numpy()
         outputs = np.empty((rows, sample.shape[-1]), np.float32)
         outputs[order] = sample[:rows]
@@ -41,12 +154,26 @@ class RoutedDynamics(EnsembleDynamics):
         terminal = self.terminal_fn(obs, action, next_obs)
         return next_obs.astype(np.float32), reward, terminal, {"raw_reward": reward}
 
-    def _members(self, x: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance [M, n, d + 1] of the given members, each on its own rows x [M, n, d + a]."""
+    def _forward(self, x: Tensor, members: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance [M, n, d + 1] of all or the given members, each on its own rows x [M, n, d + a]."""
         model: Any = self.model
-        for layer in model.backbones:
-            x = functional.silu(torch.baddbmm(layer.bias[members], x, layer.weight[members]), inplace=True)
-        out = model.output_layer
-        mean, logvar = torch.baddbmm(out.bias[members], x, out.weight[members]).chunk(2, -1)
+        *hidden, out = (
+            (layer.weight, layer.bias) if members is None else (layer.weight[members], layer.bias[members])
+            for layer in (*model.backbones, model.output_layer)
+        )
+        for weight, bias in hidden:
+            x = torch.baddbmm(bias, x, weight)
+            x = functional.silu(x, inplace=not x.requires_grad)
+        mean, logvar = torch.baddbmm(out[1], x, out[0]).chunk(2, -1)
         logvar = model.max_logvar - functional.softplus(model.max_logvar - logvar)
         return mean, model.min_logvar + functional.softplus(logvar - model.min_logvar)
+
+
+def learning_rate(schedule: str, steps: int | None) -> Callable[[int], float]:
+    """The factor of the learning rate at each step of a training of `steps`."""
+    if schedule == "constant":
+        return lambda step: 1.0
+    if steps is None:
+        raise ValueError(f"the schedule {schedule!r} needs max_epochs, the epochs it falls to 0 over")
+    warmup = min(WARMUP_STEPS, steps // 10)
+    return lambda step: min(1.0, (step + 1) / (warmup + 1)) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))

@@ -26,10 +26,11 @@ from offlinerlkit_damo.tasks import OfflineDataset
 from offlinerlkit_damo.tasks.cache import REMEDY, cache_dir
 
 SETTINGS = (
-    "dynamics_lr", "dynamics_hidden_dims", "dynamics_weight_decay", "n_ensemble", "n_elites", "dynamics_max_epochs", "dynamics_patience",
+    "dynamics_lr", "dynamics_lr_schedule", "dynamics_max_epochs", "dynamics_patience",
+    "dynamics_hidden_dims", "dynamics_weight_decay", "n_ensemble", "n_elites",
 )
 FILES = ("dynamics.pth", "mu.npy", "std.npy")
-STORE_FORMAT = 1  # raise when the same settings give another model
+STORE_FORMAT = 2  # raise when the same settings give another model
 MAX_HOLDOUT = 1000  # rows
 
 
@@ -40,7 +41,7 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def build_dynamics(config: Config, obs_dim: int, action_dim: int, scaler: StandardScaler | None = None) -> EnsembleDynamics:
+def build_dynamics(config: Config, obs_dim: int, action_dim: int, scaler: StandardScaler | None = None) -> RoutedDynamics:
     """An untrained ensemble; MOPO's penalty needs every member at each step, other rollouts are routed to one elite per row.
 
     `scaler`: of the observations, where the model sees standardised ones; the termination function still sees the task's own.
@@ -81,7 +82,7 @@ def dynamics_id(config: Config, dataset: OfflineDataset) -> str:
 
 def prepare_dynamics(
     config: Config, dataset: OfflineDataset, logger: Logger, scaler: StandardScaler | None = None
-) -> tuple[EnsembleDynamics, dict[str, Any]]:
+) -> tuple[RoutedDynamics, dict[str, Any]]:
     """A trained ensemble and its facts: id, seconds of training and the elites' mean squared error on rows held out of it.
 
     Loads `load_dynamics_path` if given (whose held-out rows are not known), else the stored model of the same host, dataset, settings
@@ -102,8 +103,14 @@ def prepare_dynamics(
         held = order[: min(MAX_HOLDOUT, len(order) // 10)]
         columns = {key: value.reshape(len(value), -1) for key, value in dataset.transitions().items()}
         training = {key: value[order[len(held) :]] for key, value in columns.items()}
-        with suppress(FloatingPointError):  # the stand-in's word for what the next lines find on any host
-            dynamics.train(training, logger, max_epochs=config.dynamics_max_epochs, max_epochs_since_update=config.dynamics_patience)
+        with suppress(FloatingPointError):  # the next lines find out what it means for the elites
+            dynamics.train(
+                training,
+                logger,
+                max_epochs=config.dynamics_max_epochs,
+                max_epochs_since_update=config.dynamics_patience,
+                lr_schedule=config.dynamics_lr_schedule,
+            )
         error, variance = _holdout_mse(dynamics, {key: value[held] for key, value in columns.items()})
         remedy = f"try a smaller --dynamics-lr ({config.dynamics_lr}) or more --dynamics-max-epochs ({config.dynamics_max_epochs})"
         # the kit puts a diverged model's first weights back, but not its bounds of the log-variance

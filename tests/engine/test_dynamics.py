@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 
-from offlinerlkit_damo.engine.dynamics import RoutedDynamics
+from offlinerlkit_damo.engine.dynamics import WARMUP_STEPS, RoutedDynamics, learning_rate
 from offlinerlkit_damo.kit import EnsembleDynamics, EnsembleDynamicsModel, StandardScaler
 
 OBS, ACT, ELITES = 3, 2, [5, 1, 2]
@@ -72,3 +75,123 @@ def test_with_a_penalty_the_hosts_step_is_used() -> None:
         results.append(dynamics.step(obs, act))
     np.testing.assert_array_equal(results[0][1], results[1][1])
     assert "penalty" in results[0][3]
+
+
+WIDTHS = [16, 16, 16]
+
+
+def toy(n: int = 600) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(3)
+    obs, act = rng.normal(size=(n, OBS)).astype(np.float32), rng.uniform(-1, 1, (n, ACT)).astype(np.float32)
+    return {
+        "observations": obs,
+        "actions": act,
+        "next_observations": obs + np.tanh(obs[:, ::-1]) * act[:, :1],
+        "rewards": obs[:, :1] ** 2,
+        "terminals": np.zeros((n, 1), np.float32),
+    }
+
+
+def trainable(cls: type[EnsembleDynamics], decay: float = 1e-5) -> EnsembleDynamics:
+    torch.manual_seed(0)
+    np.random.seed(0)
+    model = EnsembleDynamicsModel(OBS, ACT, WIDTHS, 5, 3, weight_decays=[decay, 2 * decay, 3 * decay, 4 * decay])
+    return cls(model, torch.optim.Adam(model.parameters(), lr=4e-3), StandardScaler(), never)
+
+
+def test_an_epoch_is_the_hosts() -> None:
+    host, routed = trainable(EnsembleDynamics, 0.01), trainable(RoutedDynamics, 0.01)
+    routed.model.load_state_dict(host.model.state_dict())
+    assert isinstance(routed, RoutedDynamics)
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(90, OBS + ACT)).astype(np.float32), rng.normal(size=(90, OBS + 1)).astype(np.float32)
+    rows = torch.from_numpy(rng.integers(90, size=(5, 130)).astype(np.int32))
+    constant = torch.optim.lr_scheduler.LambdaLR(routed.optim, learning_rate("constant", None))
+    host_loss = host.learn(x[rows.numpy()], y[rows.numpy()], 32, 0.02)
+    routed_loss = routed._epoch(torch.from_numpy(x), torch.from_numpy(y), rows.split(32, 1), 0.02, constant)
+    assert routed_loss == pytest.approx(host_loss, rel=2e-2)  # the weight decay's part is that of the epoch's end
+    for (name, ours), theirs in zip(routed.model.named_parameters(), host.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_training_learns_and_keeps_the_best_weights(schedule: str) -> None:
+    dynamics, data = trainable(RoutedDynamics), toy(2000)
+    assert isinstance(dynamics, RoutedDynamics)
+    dynamics.optim.param_groups[0]["lr"] = 1e-2
+    losses: list[list[float]] = []
+    validate = dynamics.validate
+
+    def spy(inputs: np.ndarray, targets: np.ndarray) -> list[float]:
+        losses.append(validate(inputs, targets))
+        spy.args = inputs, targets  # type: ignore[attr-defined]
+        return losses[-1]
+
+    dynamics.validate = spy  # type: ignore[method-assign]
+    dynamics.train(data, None, max_epochs=100, max_epochs_since_update=100, lr_schedule=schedule)
+    targets = np.concatenate([data["next_observations"] - data["observations"], data["rewards"]], 1)
+    assert len(losses) == 100 and max(losses[-1]) < 0.3 * targets.var(0).mean()
+    assert len(spy.args[0]) == 400  # type: ignore[attr-defined]
+    elites = dynamics.model.elites.tolist()
+    best = np.min(losses, 0)
+    final = np.array(validate(*spy.args))  # type: ignore[attr-defined]
+    assert (final <= best / 0.99 + 1e-9).all()  # a fall of less than one per cent is not saved
+    assert set(elites) == set(np.argsort(final)[:3].tolist())
+    assert dynamics.optim.param_groups[0]["lr"] == 1e-2
+
+
+def test_training_is_fixed_by_the_seed_and_stops_early() -> None:
+    models = []
+    for _ in range(2):
+        dynamics = trainable(RoutedDynamics)
+        dynamics.train(toy(), None, max_epochs=3)
+        models.append(dynamics.model.state_dict())
+    for key, value in models[0].items():
+        torch.testing.assert_close(models[1][key], value, rtol=0, atol=0)
+    hopeless = trainable(RoutedDynamics)
+    hopeless.optim.param_groups[0]["lr"] = 0.0
+    epochs: list[float] = []
+    hopeless._epoch = lambda *args: epochs.append(0.0) or 0.0  # type: ignore[method-assign,assignment,func-returns-value]
+    hopeless.train(toy(), None, max_epochs_since_update=4)
+    assert len(epochs) == 5
+
+
+def test_bootstraps_differ_and_never_hold_a_held_out_row() -> None:
+    dynamics, data = trainable(RoutedDynamics), toy()
+    data["rewards"] = np.arange(600, dtype=np.float32)[:, None]
+    seen: dict[str, Any] = {}
+
+    def epoch(x: torch.Tensor, y: torch.Tensor, batches: tuple[torch.Tensor, ...], *rest: object) -> float:
+        seen.update(rows=torch.cat(batches, 1), y=y)
+        return 0.0
+
+    dynamics._epoch = epoch  # type: ignore[method-assign,assignment]
+    held: list[np.ndarray] = []
+    dynamics.validate = lambda inputs, targets: held.append(targets) or [1.0] * 5  # type: ignore[method-assign,func-returns-value]
+    dynamics.train(data, None, max_epochs=1)
+    rewards = seen["y"][seen["rows"].long()][..., -1].numpy()  # [5, N] names the rows
+    assert rewards.shape == (5, 480) and not set(rewards.ravel()) & set(held[0][:, -1])
+    shares = [len(set(row)) / 480 for row in rewards]
+    assert all(0.55 < share < 0.71 for share in shares)  # 1 - 1/e of the rows each
+    assert len({tuple(row) for row in rewards}) == 5
+
+
+def test_schedule_warms_up_and_falls_to_zero() -> None:
+    factor = learning_rate("cosine", 20_000)
+    values = np.array([factor(step) for step in range(20_001)])
+    assert values[0] < 0.002 and values.argmax() == pytest.approx(WARMUP_STEPS, abs=1) and values[-1] == 0
+    np.testing.assert_allclose(values[2000:], 0.5 * (1 + np.cos(np.pi * np.arange(2000, 20_001) / 20_000)))
+    assert (np.diff(values[:1000]) > 0).all() and (np.diff(values[1001:]) < 0).all()
+    assert learning_rate("constant", None)(12345) == 1
+
+
+def test_too_few_rows_a_cosine_without_an_end_and_divergence_are_errors() -> None:
+    dynamics = trainable(RoutedDynamics)
+    with pytest.raises(ValueError, match="leaves 0 to hold out"):
+        dynamics.train(toy(4))
+    with pytest.raises(ValueError, match="max_epochs"):
+        dynamics.train(toy(), lr_schedule="cosine")
+    data = toy()
+    data["rewards"][:] = np.nan
+    with pytest.raises(FloatingPointError, match="diverged"):
+        dynamics.train(data, max_epochs=2)
