@@ -11,7 +11,7 @@ from offlinerlkit_damo.flags import Parser, add_config_flags, parse_config, run_
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    train_and_report(parse_config(arguments))
+    train_and_report(parse_config(arguments), resume=arguments.resume, force=arguments.force)
 
 
 def _data(arguments: argparse.Namespace) -> None:

@@ -13,6 +13,14 @@ class UserError(Exception):
     """
 
 
+class Stopped(Exception):
+    """A run was stopped from outside before its end, after a checkpoint; `code` is what its process exits with."""
+
+    def __init__(self, message: str, *, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 def unknown(kind: str, value: object, choices: Iterable[str]) -> UserError:
     """An error for `value`, which is none of `choices`, naming the nearest ones or all of them."""
     names = sorted(choices)

@@ -30,6 +30,7 @@ def replacing(path: str | os.PathLike[str], *, remedy: str = REMEDY) -> Iterator
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(exist_ok=False)
         yield temporary
+        _flush(temporary)
         os.replace(temporary, target)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -37,6 +38,15 @@ def replacing(path: str | os.PathLike[str], *, remedy: str = REMEDY) -> Iterator
     finally:
         with suppress(OSError):  # renamed away, or never made
             temporary.unlink()
+
+
+def _flush(path: Path) -> None:
+    """Wait until the file is on the disk: a rename that overtakes the content would leave an empty file after a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_writable(folder: Path, *, remedy: str = REMEDY) -> None:

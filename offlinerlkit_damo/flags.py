@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from offlinerlkit_damo.config import SECTIONS, Config, names_of, option_types, options, readers, resolve
-from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.errors import Stopped, UserError
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,6 +50,8 @@ def add_config_flags(parser: argparse.ArgumentParser, algo_name: str | None = No
     shown_names = {name for name in options() if algo_name is None or algo_name in readers(name)}
     groups = {section: parser.add_argument_group(TITLES[section]) for section in SECTIONS if shown_names & set(names_of(section))}
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of options; flags override it")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="continue the interrupted run in this folder, with its own options")
+    parser.add_argument("--force", action="store_true", help="continue it even if options, data, host or versions have changed")
     for name, field in options().items():
         several = str(option_types()[name]).startswith("tuple")
         default: Any = field.default
@@ -70,16 +72,34 @@ def add_config_flags(parser: argparse.ArgumentParser, algo_name: str | None = No
 def parse_config(arguments: argparse.Namespace, **defaults: Any) -> Config:
     """The Config of parsed flags; `defaults` stand where neither a flag nor the config file says otherwise."""
     flags = {name: value for name, value in vars(arguments).items() if name in options()}
-    return resolve(flags, config_file=arguments.config, defaults=defaults)
+    if arguments.resume is None:
+        if arguments.force:
+            raise UserError("--force has no effect without --resume")
+        return resolve(flags, config_file=arguments.config, defaults=defaults)
+    # here, so that --help does not wait for torch
+    from offlinerlkit_damo.training.resume import resumed_config
+
+    if arguments.config is not None:
+        raise UserError("--config has no effect with --resume, which has the run's own options")
+    config = resumed_config(arguments.resume, flags)
+    if config.algo_name != defaults.get("algo_name", config.algo_name):
+        raise UserError(f"{str(arguments.resume)!r} is a run of {config.algo_name}; continue it with its own script or with `train`")
+    return config
 
 
 def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> None:
-    """Run a command line: a UserError is printed as one sentence and exits with 2, Ctrl-C with 130; neither shows a traceback."""
+    """Run a command line: a UserError is printed as one sentence and exits with 2, Ctrl-C with 130; neither shows a traceback.
+
+    A run that was stopped from outside says so and exits with its reason's code.
+    """
     try:
         command(sys.argv[1:] if argv is None else argv)
     except (UserError, ImportError) as error:  # ImportError: a host that was asked for and is not there, or a missing package
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except Stopped as reason:
+        print(reason, file=sys.stderr)
+        raise SystemExit(reason.code) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
@@ -94,18 +114,19 @@ def train_command(algo_name: str, description: str) -> Callable[[Sequence[str]],
     def command(argv: Sequence[str]) -> None:
         parser = Parser(description=description, usage="%(prog)s [--task TASK] [--seed N] [flags]")
         add_config_flags(parser, algo_name)
-        train_and_report(parse_config(parser.parse_args(argv), algo_name=algo_name))
+        arguments = parser.parse_args(argv)
+        train_and_report(parse_config(arguments, algo_name=algo_name), resume=arguments.resume, force=arguments.force)
 
     return command
 
 
-def train_and_report(config: Config) -> Path:
-    """Train, draw the learning curve, print the score; returns the run folder."""
+def train_and_report(config: Config, *, resume: Path | None = None, force: bool = False) -> Path:
+    """Train (or continue a run, see `training.run.train`), draw the learning curve, print the score; returns the run folder."""
     # here, so that --help does not wait for torch
     from offlinerlkit_damo.report.curve import draw_learning_curve
     from offlinerlkit_damo.training.run import train
 
-    results = train(config)
+    results = train(config, resume=resume, force=force)
     folder, mean = Path(results["folder"]), results["dataset"]["mean_score"]
     draw_learning_curve([folder], folder / "result" / "learning_curve.png")
     beside = "" if mean is None else f" (dataset mean {mean:.1f})"

@@ -393,6 +393,6 @@ def test_flags(write: Any) -> None:
 def test_every_option_is_a_flag_with_its_default() -> None:
     parser = Parser()
     add_config_flags(parser)
-    assert parser.parse_args([]) == argparse.Namespace(config=None)
+    assert parser.parse_args([]) == argparse.Namespace(config=None, resume=None, force=False)
     help_text = parser.format_help()
     assert all(f"--{name.replace('_', '-')}" in help_text for name in options())

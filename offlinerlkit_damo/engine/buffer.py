@@ -73,6 +73,18 @@ class DeviceReplayBuffer(ReplayBuffer):
         obss, next_obss, actions, rewards, terminals = self._rows.index_select(0, index).split(self._widths, 1)
         return {"observations": obss, "actions": actions, "next_observations": next_obss, "terminals": terminals, "rewards": rewards}
 
+    def state_dict(self) -> dict[str, Any]:
+        """The stored rows and where the next one goes."""
+        return {"rows": self._rows[: self._size].clone(), "pointer": self._ptr}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` gave. Raises ValueError for rows that do not fit."""
+        rows = state["rows"]
+        if len(rows) > self._max_size or rows.shape[1:] != self._rows.shape[1:]:
+            raise ValueError(f"rows {tuple(rows.shape)} do not fit a buffer of {tuple(self._rows.shape)}")
+        self._rows[: len(rows)] = rows
+        self._size, self._ptr = len(rows), state["pointer"]
+
     def sample_all(self) -> dict[str, np.ndarray]:
         """Every stored row as numpy arrays, in the host's keys."""
         parts = self._rows[: self._size].cpu().split(self._widths, 1)

@@ -3,7 +3,8 @@
     from offlinerlkit_damo.kit import HOST, MOPOPolicy, ReplayBuffer
 
 The host is an installed `offlinerlkit` if there is one, else `kit.standin`, our own code with the same contract.
-`OFFLINERLKIT_DAMO_HOST=standin` or `=offlinerlkit` forces one. Type checkers see the stand-in's types.
+`OFFLINERLKIT_DAMO_HOST=standin` or `=offlinerlkit` forces one. Type checkers see the stand-in's types. `RunLogger` is the stand-in's Logger
+on either host: it keeps the host's layout and can continue a run's folder, which the host's refuses.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 from typing import TYPE_CHECKING
 
 from .host import EXPORTS, HOST_VARIABLE, Host, load_host
+from .standin.logger import Logger as RunLogger
 
 if TYPE_CHECKING:
     from .standin import (
@@ -59,6 +61,7 @@ __all__ = [
     "MOPOPolicy",
     "RAMBOPolicy",
     "ReplayBuffer",
+    "RunLogger",
     "SACPolicy",
     "StandardScaler",
     "TanhDiagGaussian",

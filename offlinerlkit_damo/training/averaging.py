@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,6 +28,15 @@ class AveragedActor:
         """Count the module's present weights in."""
         self._updates += 1
         torch._foreach_lerp_(self._mean, self._weights, 1 / min(self._updates, self._horizon))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The mean and how many updates it has seen."""
+        return {"mean": self._mean, "updates": self._updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` gave."""
+        torch._foreach_copy_(self._mean, [mean.to(p.device) for mean, p in zip(state["mean"], self._mean, strict=True)])
+        self._updates = state["updates"]
 
     def __enter__(self) -> None:
         self._swap()

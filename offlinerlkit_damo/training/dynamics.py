@@ -80,6 +80,14 @@ def dynamics_id(config: Config, dataset: OfflineDataset) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def dynamics_digest(dynamics: RoutedDynamics) -> str:
+    """What tells one trained model from another: a digest of its weights and its scaler."""
+    digest = hashlib.sha256()
+    for value in (*dynamics.model.state_dict().values(), dynamics.scaler.mu, dynamics.scaler.std):
+        digest.update(np.ascontiguousarray(value.cpu().numpy() if isinstance(value, torch.Tensor) else value).tobytes())
+    return digest.hexdigest()[:16]
+
+
 def prepare_dynamics(
     config: Config, dataset: OfflineDataset, logger: Logger, scaler: StandardScaler | None = None
 ) -> tuple[RoutedDynamics, dict[str, Any]]:

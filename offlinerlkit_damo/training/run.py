@@ -3,42 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import platform
-import subprocess
-import time
-from contextlib import closing, suppress
-from itertools import count
+import shlex
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from offlinerlkit_damo import __version__
 from offlinerlkit_damo.config import MODEL_BASED, Config
 from offlinerlkit_damo.engine.buffer import DeviceReplayBuffer
-from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.engine.dynamics import RoutedDynamics
+from offlinerlkit_damo.errors import Stopped, UserError
 from offlinerlkit_damo.files import check_writable, save_json
-from offlinerlkit_damo.kit import HOST, Logger, StandardScaler
-from offlinerlkit_damo.tasks import OfflineDataset, SimulatorEnv, Task, get_task, make_env, resolve_dataset
-from offlinerlkit_damo.training.dynamics import check_dynamics_folder, prepare_dynamics, seed_everything
+from offlinerlkit_damo.kit import Logger, RunLogger, StandardScaler
+from offlinerlkit_damo.tasks import OfflineDataset, SimulatorEnv, get_task, make_env, resolve_dataset
+from offlinerlkit_damo.training.checkpoint import Checkpoints
+from offlinerlkit_damo.training.dynamics import check_dynamics_folder, dynamics_digest, prepare_dynamics, seed_everything
+from offlinerlkit_damo.training.logs import OUTPUTS, rewind
 from offlinerlkit_damo.training.policies import build_policy
+from offlinerlkit_damo.training.resume import check_unchanged, identity, last_checkpoint
+from offlinerlkit_damo.training.run_folder import make_run_folder, read_facts, recorded, run_facts, run_parent
 from offlinerlkit_damo.training.starts import DiscountedStarts
+from offlinerlkit_damo.training.stopping import StopRequest
 from offlinerlkit_damo.training.trainer import DAMOTrainer
 
 MIN_ROWS = 10
-OUTPUTS = {
-    "consoleout_backup": "stdout",
-    "policy_training_progress": "csv",
-    "dynamics_training_progress": "csv",
-    "tb": "tensorboard",
-}
 
 
-def train(config: Config) -> dict[str, Any]:
-    """Run `config` to its end; returns the content of result/results.json with "folder" added. Bad input raises UserError."""
-    start = time.time()
+def train(config: Config, *, resume: Path | None = None, force: bool = False) -> dict[str, Any]:
+    """Run `config` to its end; returns the content of result/results.json with "folder" added. Bad input raises UserError.
+
+    With `resume`, a run's folder, that run is continued from its last checkpoint, on the CPU bit for bit as if it had not been interrupted;
+    `config` is then `resume.resumed_config`'s. Anything else that has changed since is a UserError unless `force`. Raises Stopped for a run
+    that a signal or `max_minutes` ended, after a checkpoint.
+    """
+    stop = StopRequest(config.max_minutes)
     check_device(config.device)
     torch.set_num_threads(config.threads)
     task = get_task(config.task)
@@ -57,30 +57,88 @@ def train(config: Config) -> dict[str, Any]:
     if config.load_dynamics_path is not None:
         check_dynamics_folder(Path(config.load_dynamics_path))
     with closing(make_env(task)) as env:
-        return _train(config, task, dataset, env, start)
+        facts = run_facts(config, task, dataset)
+        if resume is None:
+            folder = make_run_folder(config)
+        else:
+            folder, facts["parts"] = resume, read_facts(resume).get("parts", [])
+        with recorded(folder, facts):
+            return _train(config, dataset, env, folder, facts, stop, force=force)
 
 
-def _train(config: Config, task: Task, dataset: OfflineDataset, env: SimulatorEnv, start: float) -> dict[str, Any]:
-    folder = make_run_folder(config)
-    facts = run_facts(config, task, dataset)
-    save_json(facts, folder / "run.json")
-    logger = Logger(str(folder), OUTPUTS)
+def _train(
+    config: Config,
+    dataset: OfflineDataset,
+    env: SimulatorEnv,
+    folder: Path,
+    facts: dict[str, Any],
+    stop: StopRequest,
+    *,
+    force: bool,
+) -> dict[str, Any]:
+    checkpoint, about = last_checkpoint(folder), identity(facts)
+    # before the logs are touched
+    changes = [] if checkpoint is None else check_unchanged(checkpoint["about"], about, force=force)
+    record = folder / "record"
+    if record.exists():
+        rewind(record, *((checkpoint["state"]["timestep"], checkpoint["text_size"]) if checkpoint else (None, 0)))
+    logger = RunLogger(str(folder), OUTPUTS)
     logger.log_hyperparameters(config.flat())
+    for change in changes:
+        logger.log(f"WARNING: continued with another {change}")
     scaler = None
     if config.algo_name == "rambo":  # its networks and its model see standardised observations, the simulator does not
         dataset, scaler = standardised(dataset)
     dynamics, dynamics_facts = None, None
     if config.algo_name in MODEL_BASED:
         dynamics, dynamics_facts = prepare_dynamics(config, dataset, logger, scaler)
+        about["dynamics"] = dynamics_digest(dynamics)
+    trainer = _trainer(config, dataset, env, logger, dynamics, scaler, fresh=checkpoint is None)
+    trainer.checkpoints = Checkpoints(folder, about, every=config.checkpoint_every, keep_every=config.keep_every)
+    if checkpoint is not None:
+        check_unchanged(checkpoint["about"], about, force=force)
+        try:
+            trainer.load_state_dict(checkpoint["state"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"the checkpoint in {str(folder)!r} does not fit this run's algorithm or sizes ({reason})") from error
+    try:
+        with stop:
+            trainer.stop = stop
+            performance = trainer.train()
+    except Stopped as reason:
+        raise Stopped(f"{reason}; --resume {shlex.quote(str(folder))} continues it", code=reason.code) from None
+    results = {
+        **facts,
+        **performance,
+        "dynamics": dynamics_facts,
+        "seconds": round(trainer.seconds, 1),
+        "evaluations": trainer.evaluations,
+    }
+    save_json(results, folder / "result" / "results.json")
+    return {**results, "folder": str(folder)}
+
+
+def _trainer(
+    config: Config,
+    dataset: OfflineDataset,
+    env: SimulatorEnv,
+    logger: Logger,
+    dynamics: RoutedDynamics | None,
+    scaler: StandardScaler | None,
+    *,
+    fresh: bool,
+) -> DAMOTrainer:
+    """Policy, buffers and trainer. `fresh`: at the start of a run, whose policy may have to be pretrained."""
     seed_everything(config.seed)
     policy, scheduler = build_policy(config, dynamics, dataset.obs_dim, dataset.action_dim, dataset=dataset, scaler=scaler)
     real_buffer = _buffer(config, len(dataset.rewards), dataset)
     real_buffer.load_dataset(dataset.transitions())
     fake_size = config.rollout_batch_size * config.rollout_length * config.model_retain_epochs
-    if config.algo_name == "rambo" and config.rambo.bc_epoch > 0:
+    if config.algo_name == "rambo" and config.rambo.bc_epoch > 0 and fresh:
         own = config.rambo
         policy.pretrain(real_buffer.sample_all(), own.bc_epoch, own.bc_batch_size, own.bc_lr, logger)
-    trainer = DAMOTrainer(
+    return DAMOTrainer(
         policy,
         env,
         real_buffer,
@@ -99,16 +157,6 @@ def _train(config: Config, task: Task, dataset: OfflineDataset, env: SimulatorEn
         actor_average=config.actor_average,
         rollout_starts=_rollout_starts(config, dataset),
     )
-    performance = trainer.train()
-    results = {
-        **facts,
-        **performance,
-        "dynamics": dynamics_facts,
-        "seconds": round(time.time() - start, 1),
-        "evaluations": trainer.evaluations,
-    }
-    save_json(results, folder / "result" / "results.json")
-    return {**results, "folder": str(folder)}
 
 
 def check_device(name: str) -> torch.device:
@@ -147,60 +195,3 @@ def _wants_episode_starts(config: Config) -> bool:
 
 def _buffer(config: Config, size: int, dataset: OfflineDataset) -> DeviceReplayBuffer:
     return DeviceReplayBuffer(size, (dataset.obs_dim,), np.float32, dataset.action_dim, np.float32, config.device)
-
-
-def run_parent(config: Config) -> Path:
-    """The folder that holds the runs of one task and algorithm."""
-    return Path(config.logdir) / config.task / config.algo_name
-
-
-def make_run_folder(config: Config) -> Path:
-    """A new folder log/<task>/<algo>/seed_S&timestamp_.../ in the host's layout; a counter keeps simultaneous starts apart."""
-    parent = run_parent(config)
-    name = f"seed_{config.seed}&timestamp_{time.strftime('%y-%m%d-%H%M%S')}"
-    for attempt in count():
-        folder = parent / (f"{name}.{attempt}" if attempt else name)
-        with suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            return folder
-    raise AssertionError  # count() does not end
-
-
-def run_facts(config: Config, task: Task, dataset: OfflineDataset) -> dict[str, Any]:
-    """What is needed to read, or to repeat, a result: configuration, data, host, versions and commit."""
-    mean_return = dataset.mean_return if math.isfinite(dataset.mean_return) else None  # no finished episode, no mean
-    span = task.ref_max_score - task.ref_min_score
-    return {
-        "config": config.flat(),
-        "task": dataclasses.asdict(task),
-        "dataset": {
-            "name": dataset.name,
-            "fingerprint": dataset.fingerprint,
-            "transitions": len(dataset.rewards),
-            "rows_in": dataset.report.rows_in,
-            "rows_dropped": dataset.report.dropped,
-            "mean_return": mean_return,
-            "mean_score": None if mean_return is None else 100 * (mean_return - task.ref_min_score) / span,
-            "generated": config.data is None,
-        },
-        "host": dataclasses.asdict(HOST),
-        "versions": {
-            "offlinerlkit_damo": __version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-        "commit": git_commit(),
-    }
-
-
-def git_commit() -> str | None:
-    """The commit of the checkout that this package is imported from; None for an installed package."""
-    source = Path(__file__).resolve().parents[2]
-    if not (source / ".git").exists():
-        return None
-    command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

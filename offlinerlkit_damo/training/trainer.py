@@ -15,10 +15,13 @@ from tqdm import tqdm
 
 from offlinerlkit_damo.damo.aligned import DataAligned
 from offlinerlkit_damo.damo.maximin import MaximinObjective
-from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.engine.buffer import DeviceReplayBuffer
+from offlinerlkit_damo.errors import Stopped, UserError
 from offlinerlkit_damo.files import save_torch
 from offlinerlkit_damo.kit import Logger, MBPolicyTrainer, ReplayBuffer
 from offlinerlkit_damo.training.averaging import AveragedActor
+from offlinerlkit_damo.training.checkpoint import Checkpoints
+from offlinerlkit_damo.training.state import policy_state, random_state, restore_policy, restore_random
 
 EVAL_SEED = 1_000_000
 """Episodes are seeded EVAL_SEED + i in every evaluation, so that curves differ by their policies and not by their starts."""
@@ -34,8 +37,10 @@ class DAMOTrainer(MBPolicyTrainer):
     between evaluations, each on the same fixed seeds; `ratio_batch_size`, rows of either kind in a classifier update; `init_batch_size`,
     initial states in a step: a quarter of the batch, because c0 makes their term small and every one costs as much as a transition.
     With `actor_average` > 0 the evaluated and saved actor is the mean of the iterates over about as many steps (`AveragedActor`).
-    The policy's weights are checkpointed at every evaluation. A figure or a weight that is not finite stops the run with a UserError,
-    after the figures are written; the last good checkpoint is kept.
+    The policy's weights are checkpointed at every evaluation. With the attribute `checkpoints` set the whole state is, when it says so,
+    and `load_state_dict` continues from it as if nothing had happened (the synthetic buffer must then be a DeviceReplayBuffer). The
+    attribute `stop`, asked after every step, may give a reason to stop: `train` then saves a checkpoint and raises it. A figure or a
+    weight that is not finite stops the run with a UserError, after the figures are written; the last good checkpoint is kept.
     """
 
     def __init__(
@@ -73,41 +78,112 @@ class DAMOTrainer(MBPolicyTrainer):
         self._init_batch_size = init_batch_size
         self._rollout_starts = rollout_starts or self._uniform_starts
         self._average = AveragedActor(policy.actor, actor_average) if actor_average else None
+        self.checkpoints: Checkpoints | None = None
+        self.stop: Callable[[], Stopped | None] = lambda: None
+        self._timestep = 0
+        self._seconds = 0.0  # of training before this process
+        self._started = time.time()
+        self._means: dict[str, list[float]] = {}  # figure -> its sum and number in the present epoch
         self.evaluations: dict[str, list[float]] = {"timestep": [], "score": [], "std": []}
         """Every evaluation so far, in normalised points."""
 
     def train(self) -> dict[str, float]:
         """Run all epochs; returns the mean of the last ten evaluations, "last_10_performance", in normalised score points."""
-        start, timestep = time.time(), 0
-        with closing(self.logger), tqdm(total=self._epoch * self._step_per_epoch, unit="step", mininterval=2, dynamic_ncols=True) as bar:
-            for epoch in range(1, self._epoch + 1):
-                self.policy.train()
-                for _ in range(self._step_per_epoch):
-                    if not self._model_free and timestep % self._rollout_freq == 0:
-                        self._rollout()
-                    losses = self.policy.learn(self.sample_batch())
-                    if self._average is not None:
-                        self._average.update()
-                    timestep += 1
-                    self._log_losses(losses, timestep)
-                    if self._dynamics_update_freq > 0 and timestep % self._dynamics_update_freq == 0:
-                        self._log_losses(self.policy.update_dynamics(self.real_buffer), timestep)
-                    bar.update()
-                self._check_weights(timestep)
-                if self.lr_scheduler is not None:
-                    self.lr_scheduler.step()
-                self.logger.logkv("eval/seconds", time.time() - start)
-                if epoch % self._eval_every == 0 or epoch == self._epoch:
-                    with self._evaluated_actor():
-                        bar.set_postfix_str(f"score {self._log_scores(timestep):.1f}", refresh=False)
-                        save_torch(self.policy.state_dict(), Path(self.logger.checkpoint_dir) / "policy.pth")
-                self.logger.set_timestep(timestep)
-                self.logger.dumpkvs(exclude=["dynamics_training_progress"])
+        self._started = time.time()
+        steps = self._epoch * self._step_per_epoch
+        with (
+            closing(self.logger),
+            tqdm(total=steps, initial=self._timestep, unit="step", mininterval=2, dynamic_ncols=True) as bar,
+        ):
+            self.policy.train()
+            while self._timestep < steps:
+                self._step()
+                bar.update()
+                epoch, within = divmod(self._timestep, self._step_per_epoch)
+                if within == 0:
+                    self._end_epoch(epoch, bar)
+                    self.policy.train()
+                reason = self.stop()
+                if self.checkpoints is not None and (reason or (within == 0 and self.checkpoints.due(epoch))):
+                    self.checkpoints.save(self.state_dict(), epoch if within == 0 else None)
+                if reason:
+                    raise reason
         with self._evaluated_actor():
             save_torch(self.policy.state_dict(), Path(self.logger.model_dir) / "policy.pth")
         if not self._model_free:
             self.policy.dynamics.save(self.logger.model_dir)
         return {"last_10_performance": float(np.mean(self.evaluations["score"][-10:]))}
+
+    def _step(self) -> None:
+        """One gradient step, and before it the rollout that is due."""
+        if not self._model_free and self._timestep % self._rollout_freq == 0:
+            self._rollout()
+        losses = self.policy.learn(self.sample_batch())
+        if self._average is not None:
+            self._average.update()
+        self._timestep += 1
+        self._count(losses)
+        if self._dynamics_update_freq > 0 and self._timestep % self._dynamics_update_freq == 0:
+            self._count(self.policy.update_dynamics(self.real_buffer))
+
+    def _end_epoch(self, epoch: int, bar: Any) -> None:
+        """Write the epoch's figures, and evaluate where it is due."""
+        # losses are computed before their step, so the last step of an epoch can spoil weights that no loss has seen
+        weights = self.policy.named_parameters()
+        self._stop_if([f"weight {name}" for name, weight in weights if not bool(weight.isfinite().all())])
+        if self.lr_scheduler is not None:
+            self.lr_scheduler.step()
+        self.logger.logkv("eval/seconds", self.seconds)
+        if epoch % self._eval_every == 0 or epoch == self._epoch:
+            with self._evaluated_actor():
+                bar.set_postfix_str(f"score {self._log_scores():.1f}", refresh=False)
+                save_torch(self.policy.state_dict(), Path(self.logger.checkpoint_dir) / "policy.pth")
+        self._dump()
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time of the training so far, in all its parts."""
+        return self._seconds + time.time() - self._started
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the rest of the training depends on, beside the arguments of the constructor, the dataset and the dynamics model."""
+        state: dict[str, Any] = {
+            "timestep": self._timestep,
+            "seconds": self.seconds,
+            "means": self._means,
+            "evaluations": self.evaluations,
+            "policy": policy_state(self.policy),
+            "random": random_state(),
+        }
+        if self.lr_scheduler is not None:
+            state["lr_scheduler"] = self.lr_scheduler.state_dict()
+        if self._average is not None:
+            state["average"] = self._average.state_dict()
+        if not self._model_free:
+            state["fake_buffer"] = self._device_buffer().state_dict()
+        if self._dynamics_update_freq > 0:  # only then does training change the model
+            state["dynamics"] = self.policy.dynamics.model.state_dict()
+        return state
+
+    def _device_buffer(self) -> DeviceReplayBuffer:
+        if not isinstance(self.fake_buffer, DeviceReplayBuffer):
+            raise UserError(f"checkpoints need a DeviceReplayBuffer as fake_buffer, this is a {type(self.fake_buffer).__name__}")
+        return self.fake_buffer
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` gave; `train` then continues. Raises as `restore_policy` does."""
+        restore_policy(self.policy, state["policy"])
+        if self.lr_scheduler is not None:
+            self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+        if not self._model_free:
+            self._device_buffer().load_state_dict(state["fake_buffer"])
+        if self._dynamics_update_freq > 0:
+            self.policy.dynamics.model.load_state_dict(state["dynamics"])
+        self._timestep, self._seconds = state["timestep"], state["seconds"]
+        self._means, self.evaluations = state["means"], state["evaluations"]
+        restore_random(state["random"])
 
     def _evaluated_actor(self) -> AbstractContextManager[None]:
         return nullcontext() if self._average is None else self._average
@@ -115,8 +191,7 @@ class DAMOTrainer(MBPolicyTrainer):
     def _rollout(self) -> None:
         transitions, info = self.policy.rollout(self._rollout_starts(self._rollout_batch_size), self._rollout_length)
         self.fake_buffer.add_batch(**transitions)
-        for key, value in info.items():
-            self.logger.logkv_mean("rollout_info/" + key, value)
+        self._count({"rollout_info/" + key: value for key, value in info.items()})
 
     def _uniform_starts(self, n: int) -> np.ndarray:
         observations: np.ndarray = self.real_buffer.sample(n)["observations"].cpu().numpy()
@@ -145,29 +220,33 @@ class DAMOTrainer(MBPolicyTrainer):
         index = torch.randint(len(self._init_obss), (self._init_batch_size,), device=self._init_obss.device)
         return self._init_obss[index]
 
-    def _log_losses(self, losses: dict[str, float], timestep: int) -> None:
-        for key, value in losses.items():
-            self.logger.logkv_mean(key, value)
-        self._stop_if([key for key, value in losses.items() if not math.isfinite(value)], timestep)
+    def _count(self, figures: dict[str, float]) -> None:
+        """Add to the epoch's means."""
+        for key, value in figures.items():
+            mean = self._means.setdefault(key, [0.0, 0])
+            mean[0] += value
+            mean[1] += 1
+        self._stop_if([key for key, value in figures.items() if not math.isfinite(value)])
 
-    def _check_weights(self, timestep: int) -> None:
-        # losses are computed before their step, so the last step of an epoch can spoil weights that no loss has seen
-        weights = self.policy.named_parameters()
-        self._stop_if([f"weight {name}" for name, weight in weights if not bool(weight.isfinite().all())], timestep)
+    def _dump(self) -> None:
+        for key, (total, number) in self._means.items():
+            self.logger.logkv(key, total / number)
+        self._means = {}
+        self.logger.set_timestep(self._timestep)
+        self.logger.dumpkvs(exclude=["dynamics_training_progress"])
 
-    def _stop_if(self, broken: list[str], timestep: int) -> None:
+    def _stop_if(self, broken: list[str]) -> None:
         if not broken:
             return
-        self.logger.set_timestep(timestep)
-        self.logger.dumpkvs(exclude=["dynamics_training_progress"])
+        self._dump()
         checkpoint = Path(self.logger.checkpoint_dir) / "policy.pth"
         kept = f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "there was no checkpoint yet"
         raise UserError(
-            f"{', '.join(broken[:3])} became non-finite at step {timestep}; {kept}, the figures are in {self.logger.record_dir}; "
+            f"{', '.join(broken[:3])} became non-finite at step {self._timestep}; {kept}, the figures are in {self.logger.record_dir}; "
             "try smaller learning rates, or for DAMO a smaller --damo-alpha"
         )
 
-    def _log_scores(self, timestep: int) -> float:
+    def _log_scores(self) -> float:
         returns, lengths = run_episodes(self.policy, self.eval_env, self._eval_episodes)
         # each return is normalised before its spread is taken: the score is affine, not linear
         scores = np.array([self.eval_env.get_normalized_score(x) for x in returns]) * 100
@@ -175,7 +254,7 @@ class DAMOTrainer(MBPolicyTrainer):
         self.logger.logkv("eval/normalized_episode_reward_std", scores.std())
         self.logger.logkv("eval/episode_length", lengths.mean())
         self.logger.logkv("eval/episode_length_std", lengths.std())
-        for key, value in (("timestep", timestep), ("score", float(scores.mean())), ("std", float(scores.std()))):
+        for key, value in (("timestep", self._timestep), ("score", float(scores.mean())), ("std", float(scores.std()))):
             self.evaluations[key].append(value)
         return float(scores.mean())
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -326,36 +325,18 @@ def test_every_option_has_an_effect(option: str) -> None:
 
 
 @pytest.mark.parametrize(("choice", "from_starts"), [("episode_start", True), ("dataset", False)])
-def test_init_states_reach_the_trainer(choice: str, from_starts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_init_states_reach_the_trainer(choice: str, from_starts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     run = pytest.importorskip("offlinerlkit_damo.training.run")
     from offlinerlkit_damo.config import Config
 
     starts = np.ones((2, OBS), "f4")
     columns = {key: value.float().numpy() for key, value in make_rows(np.random.default_rng(0), 12).items()}
-    dataset = SimpleNamespace(rewards=np.zeros(12), obs_dim=OBS, action_dim=ACT, episode_starts=starts, transitions=lambda: columns)
+    dataset: Any = SimpleNamespace(rewards=np.zeros(12), obs_dim=OBS, action_dim=ACT, episode_starts=starts, transitions=lambda: columns)
     seen: list[Any] = []
-
-    class Stop(Exception):
-        pass
-
-    class Trainer:
-        def __init__(self, *args: Any, init_obss: Any = None, **kwargs: Any) -> None:
-            seen.append(init_obss)
-            raise Stop
-
-    stand_ins = {
-        "make_env": lambda *_: SimpleNamespace(close=lambda: None),
-        "resolve_dataset": lambda *_, **__: dataset,
-        "run_facts": lambda *_: {},
-        "prepare_dynamics": lambda *_: (SimpleNamespace(scaler=SCALER), {}),
-        "Logger": lambda *_: SimpleNamespace(log_hyperparameters=lambda _: None),
-        "DAMOTrainer": Trainer,
-    }
-    for name, replacement in stand_ins.items():
-        monkeypatch.setattr(run, name, replacement)
-    config = Config(logdir=str(tmp_path), hidden_dims=(4,), damo=DAMOConfig(init_states=choice))
-    with pytest.raises(Stop):
-        run.train(config)
+    monkeypatch.setattr(run, "DAMOTrainer", lambda *_, init_obss, **__: seen.append(init_obss))
+    nothing: Any = None
+    config = Config(hidden_dims=(4,), damo=DAMOConfig(init_states=choice))
+    run._trainer(config, dataset, nothing, nothing, nothing, nothing, fresh=True)
     assert (seen[0] is starts) == from_starts and (seen[0] is None) != from_starts
 
 

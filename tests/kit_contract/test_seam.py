@@ -43,7 +43,7 @@ def fake_kit(folder: Path, **broken: str) -> Path:
 
 
 def test_all_names_are_exported() -> None:
-    assert set(seam.EXPORTS) | {"HOST", "Host"} == set(kit.__all__)
+    assert set(seam.EXPORTS) | {"HOST", "Host", "RunLogger"} == set(kit.__all__)
     assert all(getattr(kit, name) is not None for name in kit.__all__)
 
 

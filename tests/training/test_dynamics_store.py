@@ -16,7 +16,7 @@ from offlinerlkit_damo.kit import Logger
 from offlinerlkit_damo.tasks.dataset import OfflineDataset, assemble
 from offlinerlkit_damo.training import dynamics as store
 from offlinerlkit_damo.training.dynamics import dynamics_id, prepare_dynamics
-from offlinerlkit_damo.training.run import OUTPUTS
+from offlinerlkit_damo.training.logs import OUTPUTS
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,8 @@ from offlinerlkit_damo.engine.buffer import DeviceReplayBuffer
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.kit import Logger, MBPolicyTrainer, ReplayBuffer
 from offlinerlkit_damo.training.dynamics import build_dynamics, seed_everything
+from offlinerlkit_damo.training.logs import OUTPUTS
 from offlinerlkit_damo.training.policies import build_policy
-from offlinerlkit_damo.training.run import OUTPUTS
 from offlinerlkit_damo.training.trainer import DAMOTrainer, run_episodes
 
 OBS, ACT, ROWS = 11, 3, 200
@@ -138,7 +138,7 @@ def test_evaluation_uses_the_same_seeds_each_time_and_every_nth_epoch(tmp_path: 
 def test_scores_are_normalised_before_their_spread_is_taken(tmp_path: Path) -> None:
     trainer = make(tmp_path, DAMOTrainer, DeviceReplayBuffer)
     returns, _ = run_episodes(trainer.policy, trainer.eval_env, 2)
-    trainer._log_scores(1)
+    trainer._log_scores()
     trainer.logger.set_timestep(1)
     trainer.logger.dumpkvs()
     row = progress(trainer).iloc[0]

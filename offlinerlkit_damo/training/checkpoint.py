@@ -1,0 +1,81 @@
+"""Checkpoints: the whole state of a run in one file that is either complete or refused."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.files import replacing
+from offlinerlkit_damo.training.logs import text_size
+
+MAGIC = b"offlinerlkit_damo checkpoint 1\n"
+DIGEST_SIZE = hashlib.sha256().digest_size
+LAST = "last.ckpt"
+
+
+class Checkpoints:
+    """The checkpoints of one run: `last.ckpt`, written again and again, and copies of it that are kept.
+
+    Args:
+        folder: the run's folder.
+        about: the run's identity, stored in every checkpoint (see `training.resume`).
+        every: epochs between checkpoints, 0 for none but those asked for.
+        keep_every: epochs between checkpoints kept as epoch_N.ckpt, 0 for none.
+    """
+
+    def __init__(self, folder: Path, about: dict[str, Any], *, every: int, keep_every: int) -> None:
+        self._run, self._folder, self._about = folder, folder / "checkpoint", about
+        self._every, self._keep_every = every, keep_every
+
+    def due(self, epoch: int) -> bool:
+        """Whether the end of this epoch wants a checkpoint."""
+        return any(period and epoch % period == 0 for period in (self._every, self._keep_every))
+
+    def save(self, state: dict[str, Any], epoch: int | None = None) -> Path:
+        """Write last.ckpt and, if `epoch` has ended and is one to keep, epoch_N.ckpt; returns the former."""
+        path = self._folder / LAST
+        write({"about": self._about, "text_size": text_size(self._run / "record"), "state": state}, path)
+        if epoch and self._keep_every and epoch % self._keep_every == 0:
+            kept = self._folder / f"epoch_{epoch}.ckpt"
+            with replacing(kept) as temporary:
+                temporary.unlink()
+                os.link(path, temporary)  # last.ckpt is replaced and never changed, so a second name keeps this one
+        return path
+
+
+def write(content: dict[str, Any], path: Path) -> None:
+    """Tensors, numbers, strings, lists and dictionaries, with their digest; atomically."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    payload = buffer.getbuffer()
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(MAGIC)
+        file.write(hashlib.sha256(payload).digest())
+        file.write(payload)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What `write` wrote. Nothing in the file is executed; a file that is not whole, or not one of ours, is a UserError."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the checkpoint {str(path)!r} ({error.strerror or error})") from error
+    start = len(MAGIC) + DIGEST_SIZE
+    if not content.startswith(MAGIC):
+        raise UserError(f"{str(path)!r} is no checkpoint of this version of offlinerlkit_damo; give a run folder that `train` made")
+    payload = memoryview(content)[start:]
+    if hashlib.sha256(payload).digest() != content[len(MAGIC) : start]:
+        raise UserError(f"the checkpoint {str(path)!r} is damaged: its content does not match its digest; use another one of its folder")
+    try:
+        found: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the checkpoint {str(path)!r} cannot be read ({reason})") from error
+    return found

@@ -1,0 +1,74 @@
+"""Bringing the logs of an interrupted run back to its checkpoint: no row twice, none torn."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from offlinerlkit_damo.files import replacing
+
+OUTPUTS = {
+    "consoleout_backup": "stdout",
+    "policy_training_progress": "csv",
+    "dynamics_training_progress": "csv",
+    "tb": "tensorboard",
+}
+"""A run's outputs, in the host logger's terms and with the host's names."""
+TEXT, POLICY, DYNAMICS, EVENTS = "consoleout_backup.txt", "policy_training_progress.csv", "dynamics_training_progress.csv", "tb"
+
+
+def text_size(record: Path) -> int:
+    """Bytes of the console's copy so far."""
+    path = record / TEXT
+    return path.stat().st_size if path.exists() else 0
+
+
+def rewind(record: Path, timestep: int | None, size: int) -> None:
+    """Cut the logs back to a checkpoint: rows of the policy's table up to `timestep`, `size` bytes of the console's copy.
+
+    Without a checkpoint (`timestep` None) the run begins anew, and so do all of them. TensorBoard's files, whose last record may be torn,
+    are written again from the tables.
+    """
+    _cut(record / POLICY, timestep or 0)
+    if timestep is None:
+        _cut(record / DYNAMICS, 0)
+    text = record / TEXT
+    if text.exists():
+        with text.open("r+b") as file:
+            file.truncate(min(size, text.stat().st_size))
+    shutil.rmtree(record / EVENTS, ignore_errors=True)
+    writer: Any = SummaryWriter(str(record / EVENTS))
+    for name in (DYNAMICS, POLICY):
+        for row in _rows(record / name):
+            for key, value in row.items():
+                if key != "timestep" and value:
+                    writer.add_scalar(key, float(value), int(float(row["timestep"])))
+    writer.close()
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The complete rows of a table; a torn last line has too few cells, or no end."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    complete = text[: text.rfind("\n") + 1]
+    rows = list(csv.DictReader(complete.splitlines()))
+    return [row for row in rows if None not in row.values() and None not in row]
+
+
+def _cut(path: Path, timestep: int) -> None:
+    rows = _rows(path)
+    if not path.exists():
+        return
+    kept = [row for row in rows if float(row["timestep"]) <= timestep]
+    if not kept:
+        path.unlink()
+        return
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(kept)

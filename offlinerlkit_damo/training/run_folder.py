@@ -1,0 +1,129 @@
+"""A run's folder: its name, what run.json says of the run, and the lock that keeps a second process out."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import math
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from offlinerlkit_damo import __version__
+from offlinerlkit_damo.config import Config
+from offlinerlkit_damo.errors import Stopped, UserError
+from offlinerlkit_damo.files import save_json
+from offlinerlkit_damo.kit import HOST
+from offlinerlkit_damo.tasks import OfflineDataset, Task
+
+FACTS = "run.json"
+
+
+def run_parent(config: Config) -> Path:
+    """The folder that holds the runs of one task and algorithm."""
+    return Path(config.logdir) / config.task / config.algo_name
+
+
+def make_run_folder(config: Config) -> Path:
+    """A new folder log/<task>/<algo>/seed_S&timestamp_.../ in the host's layout; a counter keeps simultaneous starts apart."""
+    parent = run_parent(config)
+    name = f"seed_{config.seed}&timestamp_{time.strftime('%y-%m%d-%H%M%S')}"
+    for attempt in count():
+        folder = parent / (f"{name}.{attempt}" if attempt else name)
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError  # count() does not end
+
+
+def run_facts(config: Config, task: Task, dataset: OfflineDataset) -> dict[str, Any]:
+    """What is needed to read, or to repeat, a result: configuration, data, host, versions and commit."""
+    mean_return = dataset.mean_return if math.isfinite(dataset.mean_return) else None  # no finished episode, no mean
+    span = task.ref_max_score - task.ref_min_score
+    return {
+        "config": config.flat(),
+        "task": dataclasses.asdict(task),
+        "dataset": {
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "transitions": len(dataset.rewards),
+            "rows_in": dataset.report.rows_in,
+            "rows_dropped": dataset.report.dropped,
+            "mean_return": mean_return,
+            "mean_score": None if mean_return is None else 100 * (mean_return - task.ref_min_score) / span,
+            "generated": config.data is None,
+        },
+        "host": dataclasses.asdict(HOST),
+        "versions": {
+            "offlinerlkit_damo": __version__,
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "commit": git_commit(),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that this package is imported from; None for an installed package."""
+    source = Path(__file__).resolve().parents[2]
+    if not (source / ".git").exists():
+        return None
+    command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """run.json of a run folder. Raises UserError where there is none."""
+    try:
+        facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{str(folder)!r} is not a run folder: it has no readable {FACTS} ({error.strerror or error})") from None
+    except ValueError:
+        raise UserError(f"{str(folder / FACTS)!r} is cut off or no JSON") from None
+    return facts
+
+
+@contextmanager
+def recorded(folder: Path, facts: dict[str, Any]) -> Iterator[None]:
+    """Hold the run's lock, write run.json, and note there when and why this process's part of the run began and ended.
+
+    Raises UserError if another process holds the lock; it falls with the process, however that ends.
+    """
+    with (folder / "run.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process is working on {str(folder)!r}; wait for its end or stop it first") from None
+        part = {"machine": platform.node(), "started": _now(), "ended": None, "exit": None}
+        facts["parts"] = [*facts.get("parts", []), part]
+        save_json(facts, folder / FACTS)
+        part["exit"] = "finished"
+        try:
+            yield
+        except (UserError, Stopped, KeyboardInterrupt) as reason:
+            part["exit"] = str(reason) or "interrupted"
+            raise
+        except BaseException as error:
+            part["exit"] = repr(error)
+            raise
+        finally:
+            part["ended"] = _now()
+            with suppress(UserError):  # a full disk has been reported already
+                save_json(facts, folder / FACTS)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

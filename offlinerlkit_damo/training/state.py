@@ -1,0 +1,79 @@
+"""The state of a learning process as tensors, numbers and strings: what a checkpoint holds of a policy and of the random generators."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def policy_state(policy: Any) -> dict[str, Any]:
+    """Everything a policy's next steps depend on: weights and buffers, every optimiser, and the numbers and tensors it keeps as attributes.
+
+    The attributes are those of the policy itself: its temperature and log-temperature, step counters.
+    """
+    return {
+        "weights": policy.state_dict(),
+        "optimisers": {name: optim.state_dict() for name, optim in _optimisers(policy).items()},
+        "values": {name: value.detach() if isinstance(value, Tensor) else value for name, value in _values(policy).items()},
+    }
+
+
+def restore_policy(policy: Any, state: dict[str, Any]) -> None:
+    """Put back what `policy_state` gave. Raises ValueError, KeyError or RuntimeError for the state of another kind of policy."""
+    optimisers, values = _optimisers(policy), _values(policy)
+    for kind, ours, theirs in (("optimisers", optimisers, state["optimisers"]), ("values", values, state["values"])):
+        if set(ours) != set(theirs):
+            raise ValueError(f"its {kind} are {sorted(theirs)} and not {sorted(ours)}")
+    policy.load_state_dict(state["weights"])
+    for name, optim in optimisers.items():
+        optim.load_state_dict(state["optimisers"][name])
+    for name, value in values.items():
+        if isinstance(value, Tensor) and value.requires_grad:
+            with torch.no_grad():  # an optimiser owns it: the tensor stays, its content changes
+                value.copy_(state["values"][name])
+        elif isinstance(value, Tensor):
+            setattr(policy, name, state["values"][name].to(value.device))
+        else:
+            setattr(policy, name, state["values"][name])
+
+
+def _optimisers(policy: Any) -> dict[str, torch.optim.Optimizer]:
+    found = {}
+    for path, module in policy.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, torch.optim.Optimizer):
+                found[f"{path}.{name}"] = value
+    return found
+
+
+def _values(policy: Any) -> dict[str, Tensor | int | float | bool]:
+    return {name: value for name, value in vars(policy).items() if isinstance(value, (Tensor, int, float))}
+
+
+def random_state() -> dict[str, Any]:
+    """The global generators of python, numpy and torch, and those of CUDA devices in use."""
+    version, words, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    state: dict[str, Any] = {
+        "python": [version, list(words), gauss],
+        "numpy": [torch.from_numpy(np.asarray(keys, np.int64)), int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore_random(state: dict[str, Any]) -> None:
+    """Put back what `random_state` gave."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    keys, *rest = state["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state_all(state["cuda"])

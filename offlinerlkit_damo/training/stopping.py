@@ -1,0 +1,50 @@
+"""Stopping a run from outside: a signal or the end of its time, answered between two gradient steps."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+from offlinerlkit_damo.errors import Stopped
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Inside a `with` block, SIGINT and SIGTERM ask for a stop in place of stopping; a second one quits at once.
+
+    `max_minutes` asks for one as well, counted from the construction. Signals are the main thread's: elsewhere only the time counts.
+    """
+
+    def __init__(self, max_minutes: float | None = None) -> None:
+        self._deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+        self._signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None:
+            os._exit(128 + number)
+        self._signal = number
+        print("stopping after this step, with a checkpoint; once more to quit at once", file=sys.stderr, flush=True)
+
+    def __call__(self) -> Stopped | None:
+        """The reason to stop, if there is one."""
+        if self._signal is not None:
+            return Stopped(f"stopped by {signal.Signals(self._signal).name}", code=128 + self._signal)
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            return Stopped("stopped at the end of --max-minutes", code=0)
+        return None

@@ -1,0 +1,278 @@
+"""A run that is killed and continued ends as one that was not: weights, tables and figures, on either engine, for every algorithm."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from test_scripts import write_hopper_file
+
+from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.training import checkpoint as storage
+from offlinerlkit_damo.training.checkpoint import Checkpoints
+from offlinerlkit_damo.training.logs import rewind
+
+ROOT = Path(__file__).parents[2]
+SMALL = shlex.split(
+    "--task hopper-medium-expert --hidden-dims 16 --batch-size 40 --epoch 6 --step-per-epoch 5 --eval-episodes 1 --eval-every 2 "
+    "--checkpoint-every 1"
+)
+MODEL = shlex.split(
+    "--dynamics-max-epochs 1 --dynamics-hidden-dims 16 16 --dynamics-weight-decay 1e-5 1e-5 1e-5 --dynamics-seed 7 "
+    "--rollout-batch-size 50 --rollout-length 2 --rollout-freq 3"
+)
+ALGORITHMS = {
+    "damo": MODEL,
+    "damo reference": [*MODEL, "--engine", "reference"],
+    "damo averaged, centred, absorbing": [*MODEL, *shlex.split("--actor-average 7 --ratio-centering true --absorbing true")],
+    "damo paper": [*MODEL, "--preset", "paper"],
+    "mopo": MODEL,
+    "mopo reference": [*MODEL, "--engine", "reference"],
+    "mobile": [*MODEL, "--data-alignment", "0.5"],
+    "combo": [*MODEL, "--with-lagrange", "true"],
+    "rambo": [*MODEL, *shlex.split("--bc-epoch 1 --bc-batch-size 32 --dynamics-update-freq 4 --adv-train-steps 2 --adv-batch-size 16")],
+    "algaedice": [],
+    "optidice": ["--optidice-warmup-steps", "12"],
+    "odice": [],
+}
+
+
+def command(folder: Path, *flags: str) -> list[str]:
+    return [sys.executable, "-m", "offlinerlkit_damo", "train", *flags, "--logdir", str(folder)]
+
+
+def environment(cache: Path) -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "OFFLINERLKIT_DAMO_CACHE": str(cache), "PYTHONPATH": path}
+
+
+def run(folder: Path, cache: Path, *flags: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command(folder, *flags), env=environment(cache), cwd=cache, capture_output=True, text=True, timeout=300)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def only_run(folder: Path) -> Path:
+    (found,) = folder.glob("*/*/seed_*")
+    return found
+
+
+def table(run_folder: Path) -> pd.DataFrame:
+    progress = pd.read_csv(run_folder / "record" / "policy_training_progress.csv").drop(columns="eval/seconds")
+    return progress.reindex(columns=sorted(progress.columns))
+
+
+def assert_equal_runs(first: Path, second: Path) -> None:
+    pd.testing.assert_frame_equal(table(first), table(second), check_exact=True)
+    ours, theirs = (torch.load(folder / "model" / "policy.pth", weights_only=True) for folder in (first, second))
+    assert set(ours) == set(theirs)
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+    scores = [json.loads((folder / "result" / "results.json").read_text())["evaluations"] for folder in (first, second)]
+    assert scores[0] == scores[1]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    write_hopper_file(folder / "tiny.hdf5", 200)
+    return folder
+
+
+class Killed(BaseException):
+    """Stands in for a process that is gone at once."""
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_killed_and_continued_equals_undisturbed(name: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process dies in the middle of an epoch, some steps after a checkpoint, with rows written since and one of them torn."""
+    from offlinerlkit_damo.__main__ import main
+    from offlinerlkit_damo.training.trainer import DAMOTrainer
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OFFLINERLKIT_DAMO_CACHE", str(cache))
+    flags = [*SMALL, *ALGORITHMS[name], "--algo", name.split()[0], "--data", str(cache / "tiny.hdf5")]
+    main(["train", *flags, "--logdir", "whole"])
+
+    step = DAMOTrainer._step
+
+    def dying(self: DAMOTrainer) -> None:
+        if self._timestep == 23:
+            raise Killed
+        step(self)
+
+    monkeypatch.setattr(DAMOTrainer, "_step", dying)
+    with pytest.raises(Killed):
+        main(["train", *flags, "--checkpoint-every", "3", "--logdir", "parts"])
+    monkeypatch.setattr(DAMOTrainer, "_step", step)
+    cut = only_run(tmp_path / "parts")
+    with (cut / "record" / "policy_training_progress.csv").open("a") as file:
+        file.write("0.5,0.25")
+    assert len(table(cut)) == 5  # four epochs and the torn line, of which the checkpoint has three
+    main(["train", "--resume", str(cut)])
+    assert_equal_runs(only_run(tmp_path / "whole"), cut)
+    parts = json.loads((cut / "run.json").read_text())["parts"]
+    assert [part["exit"] for part in parts] == ["Killed()", "finished"]
+
+
+def scalars(run_folder: Path, tag: str) -> list[tuple[int, float]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events: Any = EventAccumulator(str(run_folder / "record" / "tb"))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+def wait_for(condition: Any, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_checkpoint_first_and_kill_9_loses_nothing(number: int, code: int, cache: Path, tmp_path: Path) -> None:
+    flags = [*SMALL, *MODEL, "--data", str(cache / "tiny.hdf5"), "--epoch", "40", "--checkpoint-every", "10"]
+    run(tmp_path / "whole", cache, *flags)
+    whole = only_run(tmp_path / "whole")
+
+    process = subprocess.Popen(command(tmp_path / "parts", *flags), env=environment(cache), cwd=cache, stderr=subprocess.PIPE, text=True)
+    progress = tmp_path / "parts"
+    wait_for(lambda: any(path.stat().st_size for path in progress.glob("*/*/*/record/policy_training_progress.csv")))
+    process.send_signal(number)
+    _, messages = process.communicate(timeout=60)
+    assert process.returncode == code, messages
+    assert "Traceback" not in messages and f"stopped by {signal.Signals(number).name}; --resume " in messages
+    cut = only_run(tmp_path / "parts")
+    assert 0 < storage.read(cut / "checkpoint" / "last.ckpt")["state"]["timestep"] < 200
+
+    rows = len(table(cut))
+    process = subprocess.Popen(command(tmp_path / "ignored", "--resume", str(cut)), env=environment(cache), cwd=cache)
+    wait_for(lambda: len(table(cut)) > rows + 1)
+    process.kill()
+    process.wait()
+    run(tmp_path / "ignored", cache, "--resume", str(cut))
+    assert_equal_runs(whole, cut)
+    for tag in ("loss/actor", "eval/normalized_episode_reward"):
+        expected = scalars(whole, tag)
+        assert [step for step, _ in scalars(cut, tag)] == [step for step, _ in expected]
+        assert [value for _, value in scalars(cut, tag)] == pytest.approx([value for _, value in expected], rel=1e-5)
+
+
+def test_a_budget_of_minutes_stops_with_a_checkpoint(cache: Path, tmp_path: Path) -> None:
+    flags = [*SMALL, *MODEL, "--data", str(cache / "tiny.hdf5")]
+    stopped = run(tmp_path / "parts", cache, *flags, "--max-minutes", "1e-6")
+    cut = only_run(tmp_path / "parts")
+    assert "--max-minutes; --resume " in stopped.stderr
+    run(tmp_path / "whole", cache, *flags)
+    run(tmp_path / "ignored", cache, "--resume", str(cut), "--max-minutes", "none")
+    assert_equal_runs(only_run(tmp_path / "whole"), cut)
+
+
+@pytest.fixture
+def stopped(cache: Path, tmp_path: Path) -> Path:
+    """A run that was stopped after its first step."""
+    run(tmp_path / "log", cache, *SMALL, *MODEL, "--data", str(cache / "tiny.hdf5"), "--max-minutes", "1e-6")
+    return only_run(tmp_path / "log")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "run.json"}
+
+
+def test_changes_are_listed_and_need_force(stopped: Path, cache: Path) -> None:
+    before = contents(stopped)
+    refused = run(stopped, cache, "--resume", str(stopped), "--epoch", "7", "--gamma", "0.9", "--max-minutes", "none", code=2)
+    assert "epoch: 6 -> 7; gamma: 0.99 -> 0.9" in refused.stderr and "--force" in refused.stderr and "Traceback" not in refused.stderr
+    other = write_hopper_file(cache / "other.hdf5", 150)
+    assert "dataset: " in run(stopped, cache, "--resume", str(stopped), "--data", str(other), code=2).stderr
+    assert contents(stopped) == before
+    run(stopped, cache, "--resume", str(stopped), "--epoch", "7", "--max-minutes", "none", "--force")
+    assert len(table(stopped)) == 7
+    assert "WARNING: continued with another epoch: 6 -> 7" in (stopped / "record" / "consoleout_backup.txt").read_text()
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(stopped: Path, cache: Path, tmp_path: Path) -> None:
+    path = stopped / "checkpoint" / "last.ckpt"
+    good = path.read_bytes()
+    flipped = bytearray(good)
+    flipped[len(good) // 2] ^= 1
+    torch.save({"state": {}}, tmp_path / "foreign")
+    for bad in (bytes(flipped), good[:-10], b"", (tmp_path / "foreign").read_bytes()):
+        path.write_bytes(bad)
+        message = run(stopped, cache, "--resume", str(stopped), "--max-minutes", "none", code=2).stderr
+        assert "last.ckpt" in message and len(message.strip().splitlines()) == 1
+    path.write_bytes(good)
+    run(stopped, cache, "--resume", str(stopped), "--max-minutes", "none")
+
+
+def test_a_checkpoint_executes_nothing(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    storage.write({"state": Evil()}, tmp_path / "evil.ckpt")
+    with pytest.raises(UserError, match="cannot be read"):
+        storage.read(tmp_path / "evil.ckpt")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_no_run_folder_a_wrong_script_and_a_lone_force_are_errors(stopped: Path, cache: Path) -> None:
+    assert "not a run folder" in run(stopped, cache, "--resume", str(cache), code=2).stderr
+    assert "--force has no effect" in run(stopped, cache, "--force", code=2).stderr
+    script = [sys.executable, str(ROOT / "run_example" / "run_mopo.py"), "--resume", str(stopped)]
+    done = subprocess.run(script, env=environment(cache), capture_output=True, text=True)
+    assert done.returncode == 2 and "is a run of damo" in done.stderr
+
+
+def test_one_process_a_run(stopped: Path, cache: Path) -> None:
+    process = subprocess.Popen(
+        command(stopped, "--resume", str(stopped), "--epoch", "100000", "--force", "--max-minutes", "none"),
+        env=environment(cache), cwd=cache, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        progress = stopped / "record" / "policy_training_progress.csv"
+        wait_for(lambda: progress.exists() and progress.stat().st_size)
+        assert "another process" in run(stopped, cache, "--resume", str(stopped), code=2).stderr
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_kept_checkpoints_stay_as_they_were(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    checkpoints = Checkpoints(tmp_path, {}, every=1, keep_every=2)
+    for epoch in range(1, 6):
+        assert checkpoints.due(epoch)
+        checkpoints.save({"epoch": epoch}, epoch)
+    states = {path.name: storage.read(path)["state"]["epoch"] for path in (tmp_path / "checkpoint").iterdir()}
+    assert states == {"last.ckpt": 5, "epoch_2.ckpt": 2, "epoch_4.ckpt": 4}
+    assert not Checkpoints(tmp_path, {}, every=0, keep_every=0).due(1)
+
+
+def test_rewinding_drops_late_torn_and_no_other_rows(tmp_path: Path) -> None:
+    path = tmp_path / "policy_training_progress.csv"
+    path.write_text("a,timestep\n1,5\n2,10\n3,15\n4,2")
+    rewind(tmp_path, 10, 0)
+    assert path.read_text() == "a,timestep\n1,5\n2,10\n"
+    assert scalars_of(tmp_path) == [(5, 1.0), (10, 2.0)]
+    rewind(tmp_path, None, 0)
+    assert not path.exists()
+
+
+def scalars_of(record: Path) -> list[tuple[int, float]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events: Any = EventAccumulator(str(record / "tb"))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars("a")]
