@@ -1,4 +1,4 @@
-"""python -m offlinerlkit_damo {train,doctor,data,report,bench,patch}"""
+"""python -m offlinerlkit_damo {train,data,dynamics,doctor,report,bench,patch}"""
 
 from __future__ import annotations
 
@@ -26,6 +26,24 @@ def _data(arguments: argparse.Namespace) -> None:
     path = make_dataset(arguments.name, size=arguments.size, seed=arguments.seed)
     dataset = load_dataset(path)
     print(f"{path}\n{dataset.report.summary()}, mean return {dataset.mean_return:.1f}, sha256 {dataset.fingerprint[:16]}")
+
+
+def _dynamics(arguments: argparse.Namespace) -> None:
+    from offlinerlkit_damo.training.dynamics_store import entries, prune
+
+    if arguments.action == "list":
+        if arguments.ids or arguments.unused is not None:
+            raise UserError("dynamics list takes neither ids nor --unused; they are for `dynamics prune`")
+        chosen = entries()
+    elif not arguments.ids and arguments.unused is None:
+        raise UserError("name the models to delete by their ids (`dynamics list` shows them), or give --unused DAYS")
+    else:
+        chosen = prune(arguments.ids, idle_days=arguments.unused)
+    for entry in chosen:
+        about = "damaged" if "damaged" in entry else f"{entry.get('dataset', '?')}, error {entry['holdout_mse']:.4g}"
+        print(f"{entry['id']}  {entry['bytes'] / 1e6:6.1f} MB  unused for {entry['idle_days']:6.1f} days  {about}")
+    if not chosen:
+        print("no models")
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -76,6 +94,12 @@ def main(argv: Sequence[str]) -> None:
     data.add_argument("--size", type=int, default=200_000, help="transitions [200000]")
     data.add_argument("--seed", type=int, default=0, help="seed of the dataset [0]")
     data.set_defaults(run=_data)
+
+    dynamics = commands.add_parser("dynamics", help="list or delete the stored dynamics models")
+    dynamics.add_argument("action", choices=("list", "prune"), help="list the models, or delete some")
+    dynamics.add_argument("ids", nargs="*", metavar="ID", help="models to delete")
+    dynamics.add_argument("--unused", type=float, metavar="DAYS", help="delete those that no run has loaded for so long")
+    dynamics.set_defaults(run=_dynamics)
 
     doctor = commands.add_parser("doctor", help="print host, versions, devices, simulators and datasets, and what is missing")
     doctor.set_defaults(run=_doctor)

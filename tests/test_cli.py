@@ -19,7 +19,7 @@ from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.flags import run_command
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("train", "data", "doctor", "report", "bench", "patch")
+COMMANDS = ("train", "data", "dynamics", "doctor", "report", "bench", "patch")
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
@@ -69,6 +69,9 @@ WRONG = [
     ("train --n-elites 9", "n_elites is 9"),
     ("train --speed 3", "--speed"),
     ("train --config absent.yaml", "absent.yaml"),
+    ("dynamics prune", "--unused DAYS"),
+    ("dynamics prune 0123", "empty"),
+    ("dynamics list 0123", "dynamics prune"),
     ("train --config broken.yaml", "line 1"),
     ("train --config unknown.yaml", "did you mean gamma"),
     ("train --config list.yaml", "mapping"),

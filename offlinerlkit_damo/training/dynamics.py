@@ -7,9 +7,7 @@ import json
 import math
 import pickle
 import random
-import shutil
 import time
-import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,10 +18,9 @@ import torch
 from offlinerlkit_damo.config import Config
 from offlinerlkit_damo.engine.dynamics import RoutedDynamics
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.files import check_writable
 from offlinerlkit_damo.kit import HOST, EnsembleDynamics, EnsembleDynamicsModel, Logger, StandardScaler, get_termination_fn
 from offlinerlkit_damo.tasks import OfflineDataset
-from offlinerlkit_damo.tasks.cache import REMEDY, cache_dir
+from offlinerlkit_damo.training.dynamics_store import locked, store, stored_facts, stored_folder
 
 SETTINGS = (
     "dynamics_lr", "dynamics_lr_schedule", "dynamics_max_epochs", "dynamics_patience",
@@ -68,14 +65,16 @@ def _on_raw_observations(terminal_fn: Any, scaler: StandardScaler) -> Any:
     return lambda obs, action, next_obs: terminal_fn(obs * std + mean, action, next_obs * std + mean)
 
 
+def _settings(config: Config) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in SETTINGS} | {"seed": config.model_seed}
+
+
 def dynamics_id(config: Config, dataset: OfflineDataset) -> str:
     """What decides a trained model: host, dataset, settings and seed, as 16 hex digits."""
-    settings: dict[str, Any] = {name: getattr(config, name) for name in SETTINGS}
-    settings |= {
+    settings = _settings(config) | {
         "format": STORE_FORMAT,
         "host": [HOST.name, HOST.version, HOST.commit],
         "dataset": dataset.fingerprint,
-        "seed": config.model_seed,
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -101,38 +100,42 @@ def prepare_dynamics(
         _load(dynamics, Path(config.load_dynamics_path))
         return dynamics, {"id": None, "path": config.load_dynamics_path, "holdout_mse": None}
     key = dynamics_id(config, dataset)
-    folder = cache_dir() / "dynamics" / key
-    if not folder.exists():
-        check_writable(folder.parent, remedy=REMEDY)  # before minutes of training
-        seed_everything(config.model_seed)
-        start = time.time()
-        # rows of our own held out: the host's are not the same on every host, and choose the elites
-        order = np.random.default_rng(0).permutation(len(dataset.rewards))
-        held = order[: min(MAX_HOLDOUT, len(order) // 10)]
-        columns = {key: value.reshape(len(value), -1) for key, value in dataset.transitions().items()}
-        training = {key: value[order[len(held) :]] for key, value in columns.items()}
-        with suppress(FloatingPointError):  # the next lines find out what it means for the elites
-            dynamics.train(
-                training,
-                logger,
-                max_epochs=config.dynamics_max_epochs,
-                max_epochs_since_update=config.dynamics_patience,
-                lr_schedule=config.dynamics_lr_schedule,
-            )
-        error, variance = _holdout_mse(dynamics, {key: value[held] for key, value in columns.items()})
-        remedy = f"try a smaller --dynamics-lr ({config.dynamics_lr}) or more --dynamics-max-epochs ({config.dynamics_max_epochs})"
-        # the kit puts a diverged model's first weights back, but not its bounds of the log-variance
-        if not (math.isfinite(error) and all(bool(p.isfinite().all()) for p in dynamics.model.parameters())):
-            raise UserError(f"the dynamics model diverged; {remedy}")
-        if error >= variance:
-            logger.log(f"WARNING: the dynamics model errs by {error:.3g}, more than no model at all ({variance:.3g}); {remedy}")
-        _store(dynamics, folder, {"id": key, "seconds": round(time.time() - start, 1), "holdout_mse": error})
+    folder = stored_folder(key)
+    with locked(key):
+        if not folder.exists():
+            facts = {"id": key, "task": config.task, "dataset": dataset.name, "settings": _settings(config)}
+            store(dynamics, key, facts | _train(config, dynamics, dataset, logger))
     # loaded even when just trained, so that the first run and the later ones use the same bits
+    facts = stored_facts(key)
     _load(dynamics, folder)
-    try:
-        return dynamics, json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"the stored dynamics model {str(folder)!r} is damaged ({error}); delete that folder to train it again") from error
+    return dynamics, facts
+
+
+def _train(config: Config, dynamics: RoutedDynamics, dataset: OfflineDataset, logger: Logger) -> dict[str, Any]:
+    """Train an ensemble; returns the seconds it took and its error. Raises UserError for one that diverged."""
+    seed_everything(config.model_seed)
+    start = time.time()
+    # rows of our own held out: the host's are not the same on every host, and choose the elites
+    order = np.random.default_rng(0).permutation(len(dataset.rewards))
+    held = order[: min(MAX_HOLDOUT, len(order) // 10)]
+    columns = {key: value.reshape(len(value), -1) for key, value in dataset.transitions().items()}
+    training = {key: value[order[len(held) :]] for key, value in columns.items()}
+    with suppress(FloatingPointError):  # the next lines find out what it means for the elites
+        dynamics.train(
+            training,
+            logger,
+            max_epochs=config.dynamics_max_epochs,
+            max_epochs_since_update=config.dynamics_patience,
+            lr_schedule=config.dynamics_lr_schedule,
+        )
+    error, variance = _holdout_mse(dynamics, {key: value[held] for key, value in columns.items()})
+    remedy = f"try a smaller --dynamics-lr ({config.dynamics_lr}) or more --dynamics-max-epochs ({config.dynamics_max_epochs})"
+    # the kit puts a diverged model's first weights back, but not its bounds of the log-variance
+    if not (math.isfinite(error) and all(bool(p.isfinite().all()) for p in dynamics.model.parameters())):
+        raise UserError(f"the dynamics model diverged; {remedy}")
+    if error >= variance:
+        logger.log(f"WARNING: the dynamics model errs by {error:.3g}, more than no model at all ({variance:.3g}); {remedy}")
+    return {"seconds": round(time.time() - start, 1), "holdout_mse": error}
 
 
 @torch.no_grad()
@@ -143,21 +146,6 @@ def _holdout_mse(dynamics: EnsembleDynamics, rows: dict[str, np.ndarray]) -> tup
     target = torch.as_tensor(np.concatenate([rows["next_observations"] - rows["observations"], rows["rewards"]], 1), device=mean.device)
     elites = dynamics.model.elites.long().to(mean.device)
     return float((mean[elites] - target).square().mean()), float(target.var(0, correction=0).mean())
-
-
-def _store(dynamics: EnsembleDynamics, folder: Path, facts: dict[str, Any]) -> None:
-    """Save into a fresh folder and rename it: another run that trained the same model at the same time does no harm."""
-    fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    try:
-        fresh.mkdir(parents=True)
-        dynamics.save(str(fresh))
-        (fresh / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
-        fresh.rename(folder)
-    except OSError as error:
-        if not folder.exists():
-            raise UserError(f"cannot store the dynamics model in {str(folder)!r} ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def check_dynamics_folder(folder: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.kit import Logger
 from offlinerlkit_damo.tasks.dataset import OfflineDataset, assemble
 from offlinerlkit_damo.training import dynamics as store
+from offlinerlkit_damo.training import dynamics_store
 from offlinerlkit_damo.training.dynamics import dynamics_id, prepare_dynamics
 from offlinerlkit_damo.training.logs import OUTPUTS
 
@@ -126,3 +130,67 @@ def test_a_given_folder_is_loaded_and_a_wrong_one_refused(tmp_path: Path, cache:
     with pytest.raises(UserError, match=r"dynamics\.pth, mu\.npy, std\.npy missing"):
         prepare(tmp_path, "c", load_dynamics_path=str(tmp_path))
     assert json.loads((cache / facts["id"] / "facts.json").read_text()) == facts
+
+
+def train_in_another_process(folder: Path, ready: Any) -> None:
+    train = store._train
+
+    def slow(*args: Any) -> dict[str, Any]:
+        with (folder / "trainings").open("a") as file:
+            file.write("x")
+        time.sleep(0.3)
+        return train(*args)
+
+    store._train = slow
+    ready.wait()
+    prepare(folder, f"log{os.getpid()}")
+
+
+def test_simultaneous_runs_train_a_model_once(tmp_path: Path, cache: Path) -> None:
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    ready = context.Event()
+    processes = [context.Process(target=train_in_another_process, args=(tmp_path, ready)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    ready.set()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 3
+    assert (tmp_path / "trainings").read_text() == "x" and len(list(cache.iterdir())) == 1
+
+
+def test_a_lock_falls_with_its_process(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    held = context.Event()
+
+    def hold() -> None:
+        with dynamics_store.locked("key"):
+            held.set()
+            time.sleep(60)
+
+    process = context.Process(target=hold)
+    process.start()
+    assert held.wait(30)
+    process.kill()
+    process.join()
+    with dynamics_store.locked("key"):
+        pass
+
+
+def test_models_are_listed_by_last_use_and_pruned(tmp_path: Path, cache: Path) -> None:
+    ids = [prepare(tmp_path, name, dynamics_seed=seed)[1]["id"] for seed, name in enumerate("abc")]
+    for name, days in zip(ids, (3, 1, 2), strict=True):
+        used = time.time() - days * 24 * 3600
+        os.utime(cache / name / "facts.json", (used, used))
+    listed = dynamics_store.entries()
+    assert [entry["id"] for entry in listed] == [ids[0], ids[2], ids[1]]
+    assert all(entry["task"] == "hopper-medium" and entry["bytes"] > 1000 and entry["holdout_mse"] > 0 for entry in listed)
+    prepare(tmp_path, "d", dynamics_seed=0)  # a use
+    assert dynamics_store.entries()[-1]["id"] == ids[0]
+    (cache / ids[2] / "facts.json").write_text("{")
+    assert [entry.get("damaged") for entry in dynamics_store.entries() if entry["id"] == ids[2]] == [True]
+    assert [entry["id"] for entry in dynamics_store.prune(idle_days=0.5)] == [ids[1]]
+    assert [entry["id"] for entry in dynamics_store.prune([ids[2]])] == [ids[2]]
+    with pytest.raises(UserError, match=f"did you mean {ids[0]}"):
+        dynamics_store.prune([ids[0][:-1]])
+    assert [path.name for path in cache.iterdir()] == [ids[0]]
