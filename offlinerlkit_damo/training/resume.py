@@ -12,7 +12,7 @@ from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.training.checkpoint import LAST, read
 from offlinerlkit_damo.training.run_folder import read_facts
 
-FREE = ("checkpoint_every", "keep_every", "max_minutes", "logdir")
+FREE = ("checkpoint_every", "keep_every", "max_minutes", "logdir", "on_warning")
 """Options that decide nothing about a run's result, and may change at will."""
 
 

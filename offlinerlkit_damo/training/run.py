@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import shlex
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from offlinerlkit_damo.kit import Logger, RunLogger, StandardScaler
 from offlinerlkit_damo.tasks import OfflineDataset, SimulatorEnv, get_task, make_env, resolve_dataset
 from offlinerlkit_damo.training.checkpoint import Checkpoints
 from offlinerlkit_damo.training.dynamics import check_dynamics_folder, dynamics_digest, prepare_dynamics, seed_everything
+from offlinerlkit_damo.training.guards import Guards
 from offlinerlkit_damo.training.logs import OUTPUTS, rewind
 from offlinerlkit_damo.training.policies import build_policy
 from offlinerlkit_damo.training.resume import check_unchanged, identity, last_checkpoint
@@ -62,8 +65,28 @@ def train(config: Config, *, resume: Path | None = None, force: bool = False) ->
             folder = make_run_folder(config)
         else:
             folder, facts["parts"] = resume, read_facts(resume).get("parts", [])
-        with recorded(folder, facts):
+        with recorded(folder, facts), _explained(config, folder):
             return _train(config, dataset, env, folder, facts, stop, force=force)
+
+
+@contextmanager
+def _explained(config: Config, folder: Path) -> Iterator[None]:
+    """Turns running out of memory or of disk into a UserError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"the disk of {str(folder)!r} is full; what is written is whole. Free space, then --resume {shlex.quote(str(folder))} "
+            "continues the run; --checkpoint-every and --keep-every set how much it writes"
+        ) from error
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)):
+            raise
+        sizes = ("data_size", "rollout_batch_size", "rollout_length", "model_retain_epochs", "batch_size", "hidden_dims", "n_ensemble")
+        now = ", ".join(f"--{name.replace('_', '-')} {getattr(config, name)}" for name in sizes)
+        raise UserError(f"out of memory ({str(error).splitlines()[0][:100]}); lower one of what sets the size: {now}") from error
 
 
 def _train(
@@ -95,6 +118,8 @@ def _train(
         about["dynamics"] = dynamics_digest(dynamics)
     trainer = _trainer(config, dataset, env, logger, dynamics, scaler, fresh=checkpoint is None)
     trainer.checkpoints = Checkpoints(folder, about, every=config.checkpoint_every, keep_every=config.keep_every)
+    trainer.guards = Guards(largest_reward=float(np.abs(dataset.rewards).max()), gamma=config.gamma)
+    trainer.stop_on_warning = config.on_warning == "stop"
     if checkpoint is not None:
         check_unchanged(checkpoint["about"], about, force=force)
         try:
@@ -114,6 +139,7 @@ def _train(
         "dynamics": dynamics_facts,
         "seconds": round(trainer.seconds, 1),
         "evaluations": trainer.evaluations,
+        "warnings": trainer.warnings,
     }
     save_json(results, folder / "result" / "results.json")
     return {**results, "folder": str(folder)}

@@ -21,6 +21,7 @@ from offlinerlkit_damo.files import save_torch
 from offlinerlkit_damo.kit import Logger, MBPolicyTrainer, ReplayBuffer
 from offlinerlkit_damo.training.averaging import AveragedActor
 from offlinerlkit_damo.training.checkpoint import Checkpoints
+from offlinerlkit_damo.training.guards import Guards
 from offlinerlkit_damo.training.state import policy_state, random_state, restore_policy, restore_random
 
 EVAL_SEED = 1_000_000
@@ -40,7 +41,8 @@ class DAMOTrainer(MBPolicyTrainer):
     The policy's weights are checkpointed at every evaluation. With the attribute `checkpoints` set the whole state is, when it says so,
     and `load_state_dict` continues from it as if nothing had happened (the synthetic buffer must then be a DeviceReplayBuffer). The
     attribute `stop`, asked after every step, may give a reason to stop: `train` then saves a checkpoint and raises it. A figure or a
-    weight that is not finite stops the run with a UserError, after the figures are written; the last good checkpoint is kept.
+    weight that is not finite stops the run with a UserError, after the figures are written; the last good checkpoint is kept. With the
+    attribute `guards` set their findings are logged, and with `stop_on_warning` they stop the run in the same way.
     """
 
     def __init__(
@@ -80,6 +82,10 @@ class DAMOTrainer(MBPolicyTrainer):
         self._average = AveragedActor(policy.actor, actor_average) if actor_average else None
         self.checkpoints: Checkpoints | None = None
         self.stop: Callable[[], Stopped | None] = lambda: None
+        self.guards: Guards | None = None
+        self.stop_on_warning = False
+        self.warnings: list[dict[str, Any]] = []
+        """The guards' findings so far: "timestep", "name" and "text" each."""
         self._timestep = 0
         self._seconds = 0.0  # of training before this process
         self._started = time.time()
@@ -138,7 +144,15 @@ class DAMOTrainer(MBPolicyTrainer):
             with self._evaluated_actor():
                 bar.set_postfix_str(f"score {self._log_scores():.1f}", refresh=False)
                 save_torch(self.policy.state_dict(), Path(self.logger.checkpoint_dir) / "policy.pth")
+        findings = self.guards.check(self._epoch_means()) if self.guards is not None else []
         self._dump()
+        for finding in findings:
+            self.logger.log(str(finding))
+            self.warnings.append({"timestep": self._timestep, "name": finding.name, "text": finding.text})
+        if findings and self.stop_on_warning:
+            if self.checkpoints is not None:
+                self.checkpoints.save(self.state_dict(), epoch)
+            raise UserError(f"stopped at step {self._timestep}: {'; '.join(f'{x.name}: {x.text}' for x in findings)}")
 
     @property
     def seconds(self) -> float:
@@ -152,6 +166,7 @@ class DAMOTrainer(MBPolicyTrainer):
             "seconds": self.seconds,
             "means": self._means,
             "evaluations": self.evaluations,
+            "warnings": self.warnings,
             "policy": policy_state(self.policy),
             "random": random_state(),
         }
@@ -159,6 +174,8 @@ class DAMOTrainer(MBPolicyTrainer):
             state["lr_scheduler"] = self.lr_scheduler.state_dict()
         if self._average is not None:
             state["average"] = self._average.state_dict()
+        if self.guards is not None:
+            state["guards"] = self.guards.state_dict()
         if not self._model_free:
             state["fake_buffer"] = self._device_buffer().state_dict()
         if self._dynamics_update_freq > 0:  # only then does training change the model
@@ -177,12 +194,14 @@ class DAMOTrainer(MBPolicyTrainer):
             self.lr_scheduler.load_state_dict(state["lr_scheduler"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
+        if self.guards is not None:
+            self.guards.load_state_dict(state["guards"])
         if not self._model_free:
             self._device_buffer().load_state_dict(state["fake_buffer"])
         if self._dynamics_update_freq > 0:
             self.policy.dynamics.model.load_state_dict(state["dynamics"])
         self._timestep, self._seconds = state["timestep"], state["seconds"]
-        self._means, self.evaluations = state["means"], state["evaluations"]
+        self._means, self.evaluations, self.warnings = state["means"], state["evaluations"], state["warnings"]
         restore_random(state["random"])
 
     def _evaluated_actor(self) -> AbstractContextManager[None]:
@@ -228,9 +247,12 @@ class DAMOTrainer(MBPolicyTrainer):
             mean[1] += 1
         self._stop_if([key for key, value in figures.items() if not math.isfinite(value)])
 
+    def _epoch_means(self) -> dict[str, float]:
+        return {key: total / number for key, (total, number) in self._means.items()}
+
     def _dump(self) -> None:
-        for key, (total, number) in self._means.items():
-            self.logger.logkv(key, total / number)
+        for key, value in self._epoch_means().items():
+            self.logger.logkv(key, value)
         self._means = {}
         self.logger.set_timestep(self._timestep)
         self.logger.dumpkvs(exclude=["dynamics_training_progress"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -276,3 +277,38 @@ def scalars_of(record: Path) -> list[tuple[int, float]]:
     events: Any = EventAccumulator(str(record / "tb"))
     events.Reload()
     return [(event.step, event.value) for event in events.Scalars("a")]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), ("is full", "--resume")),
+        (MemoryError("cannot allocate"), ("out of memory", "--rollout-batch-size 50")),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), ("out of memory", "--batch-size 40")),
+    ],
+)
+def test_running_out_names_what_to_free_and_loses_nothing(
+    error: Exception, words: tuple[str, ...], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from offlinerlkit_damo.__main__ import main
+    from offlinerlkit_damo.training.trainer import DAMOTrainer
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OFFLINERLKIT_DAMO_CACHE", str(cache))
+    dump, dumped = DAMOTrainer._dump, []
+
+    def failing(self: DAMOTrainer) -> None:
+        dumped.append(self._timestep)
+        if len(dumped) == 4:
+            raise error
+        dump(self)
+
+    monkeypatch.setattr(DAMOTrainer, "_dump", failing)
+    with pytest.raises(UserError) as caught:
+        main(["train", *SMALL, *MODEL, "--data", str(cache / "tiny.hdf5"), "--logdir", "log"])
+    assert all(word in str(caught.value) for word in words)
+    cut = only_run(tmp_path / "log")
+    assert len(table(cut)) == 3
+    assert words[0] in json.loads((cut / "run.json").read_text())["parts"][0]["exit"]
+    main(["train", "--resume", str(cut)])
+    assert len(table(cut)) == 6

@@ -17,6 +17,7 @@ from offlinerlkit_damo.engine.buffer import DeviceReplayBuffer
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.kit import Logger, MBPolicyTrainer, ReplayBuffer
 from offlinerlkit_damo.training.dynamics import build_dynamics, seed_everything
+from offlinerlkit_damo.training.guards import Guards
 from offlinerlkit_damo.training.logs import OUTPUTS
 from offlinerlkit_damo.training.policies import build_policy
 from offlinerlkit_damo.training.trainer import DAMOTrainer, run_episodes
@@ -194,3 +195,19 @@ def test_spoilt_weights_never_reach_the_checkpoint(tmp_path: Path) -> None:
         trainer.train()
     saved = torch.load(Path(trainer.logger.checkpoint_dir) / "policy.pth", weights_only=True)
     assert all(torch.isfinite(value).all() for value in saved.values())
+
+
+def test_findings_are_logged_kept_and_may_stop_the_run(tmp_path: Path) -> None:
+    for name, stops in (("a", False), ("b", True)):
+        (tmp_path / name).mkdir()
+        trainer = make(tmp_path / name, DAMOTrainer, DeviceReplayBuffer)
+        trainer.guards, trainer.stop_on_warning = Guards(largest_reward=1e-6, gamma=0.9), stops
+        trainer.guards.load_state_dict({"exploding-q": 3})
+        if stops:
+            with pytest.raises(UserError, match="stopped at step 12: exploding-q: the mean Q"):
+                trainer.train()
+        else:
+            trainer.train()
+        assert [(warning["timestep"], warning["name"]) for warning in trainer.warnings] == [(12, "exploding-q")]
+        assert "WARNING exploding-q: the mean Q" in (Path(trainer.logger.record_dir) / "consoleout_backup.txt").read_text()
+        assert len(progress(trainer)) == (2 if stops else 3)
