@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from offlinerlkit_damo.engine.buffer import DeviceReplayBuffer
     from offlinerlkit_damo.engine.dynamics import RoutedDynamics
     from offlinerlkit_damo.training.run import train
+    from offlinerlkit_damo.training.saved import load_policy
     from offlinerlkit_damo.training.trainer import DAMOTrainer
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "DAMOTrainer",
     "DeviceReplayBuffer",
     "RoutedDynamics",
+    "load_policy",
     "train",
     "with_data_alignment",
     "with_maximin_objective",
@@ -35,6 +37,7 @@ _HOMES = {
     "DAMOTrainer": "training.trainer",
     "DeviceReplayBuffer": "engine.buffer",
     "RoutedDynamics": "engine.dynamics",
+    "load_policy": "training.saved",
     "train": "training.run",
     "with_data_alignment": "damo.addon",
     "with_maximin_objective": "damo.addon",

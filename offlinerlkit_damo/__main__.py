@@ -1,4 +1,4 @@
-"""python -m offlinerlkit_damo {train,data,dynamics,doctor,report,bench,patch}"""
+"""python -m offlinerlkit_damo {train,evaluate,data,dynamics,doctor,report,bench,patch}"""
 
 from __future__ import annotations
 
@@ -44,6 +44,23 @@ def _dynamics(arguments: argparse.Namespace) -> None:
         print(f"{entry['id']}  {entry['bytes'] / 1e6:6.1f} MB  unused for {entry['idle_days']:6.1f} days  {about}")
     if not chosen:
         print("no models")
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from offlinerlkit_damo.files import check_writable, save_json
+    from offlinerlkit_damo.training.saved import evaluate, load_policy
+
+    if arguments.json is not None:
+        check_writable(arguments.json.parent)  # before minutes of simulation
+    options = {"task": arguments.task, "episodes": arguments.episodes, "seed": arguments.seed}
+    found = evaluate(load_policy(arguments.path), **options, deterministic=not arguments.stochastic)
+    if arguments.json is not None:
+        save_json({"path": str(arguments.path), **found}, arguments.json)
+    how = "deterministic" if found["deterministic"] else "stochastic"
+    print(
+        f"{found['task']}: {found['mean_score']:.1f} +- {found['std_score']:.1f} normalised points, return {found['mean_return']:.1f}, "
+        f"length {found['mean_length']:.1f} ({found['episodes']} {how} episodes)"
+    )
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -94,6 +111,17 @@ def main(argv: Sequence[str]) -> None:
     data.add_argument("--size", type=int, default=200_000, help="transitions [200000]")
     data.add_argument("--seed", type=int, default=0, help="seed of the dataset [0]")
     data.set_defaults(run=_data)
+
+    evaluate = commands.add_parser("evaluate", help="play episodes with a saved policy, of this package or of the kit")
+    evaluate.add_argument("path", metavar="RUN", type=Path, help="run folder, or a policy.pth")
+    evaluate.add_argument("--episodes", type=int, default=100, help="episodes [100]")
+    evaluate.add_argument("--seed", type=int, default=0, help="seed of the first episode, the others follow [0]")
+    mode = evaluate.add_mutually_exclusive_group()
+    mode.add_argument("--deterministic", action="store_true", help="act by the policy's mode, the default")
+    mode.add_argument("--stochastic", action="store_true", help="sample the actions")
+    evaluate.add_argument("--task", help="task, where the folder does not say it")
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write every episode's return, score and length")
+    evaluate.set_defaults(run=_evaluate)
 
     dynamics = commands.add_parser("dynamics", help="list or delete the stored dynamics models")
     dynamics.add_argument("action", choices=("list", "prune"), help="list the models, or delete some")

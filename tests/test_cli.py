@@ -19,7 +19,7 @@ from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.flags import run_command
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("train", "data", "dynamics", "doctor", "report", "bench", "patch")
+COMMANDS = ("train", "evaluate", "data", "dynamics", "doctor", "report", "bench", "patch")
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
@@ -70,6 +70,9 @@ WRONG = [
     ("train --speed 3", "--speed"),
     ("train --config absent.yaml", "absent.yaml"),
     ("dynamics prune", "--unused DAYS"),
+    ("evaluate absent", "absent"),
+    ("evaluate log", "policy.pth"),
+    ("evaluate file --json absent/x.json", "holds no policy"),
     ("dynamics prune 0123", "empty"),
     ("dynamics list 0123", "dynamics prune"),
     ("train --config broken.yaml", "line 1"),

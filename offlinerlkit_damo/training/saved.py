@@ -1,0 +1,148 @@
+"""A trained policy from its run folder alone: to act with, and to evaluate."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.kit import MLP, ActorProb, TanhDiagGaussian
+from offlinerlkit_damo.tasks import get_task, make_env
+from offlinerlkit_damo.training.dynamics import seed_everything
+
+WEIGHTS = (Path("model") / "policy.pth", Path("checkpoint") / "policy.pth")
+"""Where the host's layout keeps a policy: at the end of a run, and at its last evaluation."""
+
+
+class SavedPolicy:
+    """The actor of a saved policy. Build it with `load_policy`.
+
+    Attributes:
+        task: the task it was trained for, None if its folder does not say.
+        algo_name: the algorithm that trained it, None likewise.
+        obs_dim, action_dim: d and a.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor], *, task: str | None, algo_name: str | None) -> None:
+        """`state`: a policy's state dict; the sizes of its actor's networks are those of its weights."""
+        self.task, self.algo_name = task, algo_name
+        actor = {name.removeprefix("actor."): value for name, value in state.items() if name.startswith("actor.")}
+        layers = [actor[f"backbone.model.{i}.weight"] for i in sorted(_layers(actor))]
+        if not layers or "dist_net.mu.weight" not in actor:
+            raise ValueError("it has no actor of the kit's: an MLP with a tanh-Gaussian on top")
+        self.obs_dim, self.action_dim = layers[0].shape[1], actor["dist_net.mu.weight"].shape[0]
+        widths = [len(weight) for weight in layers]
+        dist = TanhDiagGaussian(
+            latent_dim=widths[-1],
+            output_dim=self.action_dim,
+            unbounded=True,
+            conditioned_sigma="dist_net.sigma.weight" in actor,
+        )
+        self._actor = ActorProb(MLP(input_dim=self.obs_dim, hidden_dims=widths), dist, "cpu")
+        self._actor.load_state_dict(actor)
+        self._actor.eval()
+        # RAMBO's actor sees standardised observations
+        self._statistics = (state["obs_mu"].numpy(), state["obs_std"].numpy()) if "obs_mu" in state else None
+        if algo_name == "rambo" and self._statistics is None:
+            raise ValueError("a policy of RAMBO sees standardised observations, and their statistics were not saved with it")
+
+    @torch.no_grad()
+    def select_action(self, obs: NDArray[Any], deterministic: bool = True) -> NDArray[np.float32]:
+        """obs [B, d] or [d] -> actions f32 [B, a] or [a]: the mode of the policy, or a sample (torch's global generator)."""
+        obs = np.asarray(obs, np.float32)
+        if obs.shape[-1:] != (self.obs_dim,):
+            raise ValueError(f"observations {obs.shape} given, the policy takes [..., {self.obs_dim}]")
+        if self._statistics is not None:
+            obs = ((obs - self._statistics[0]) / self._statistics[1]).astype(np.float32).reshape(obs.shape)
+        dist = self._actor(obs)
+        squashed, _ = dist.mode() if deterministic else dist.rsample()
+        actions: NDArray[np.float32] = squashed.numpy()
+        return actions
+
+
+def _layers(actor: Mapping[str, Tensor]) -> list[int]:
+    found = (re.fullmatch(r"backbone\.model\.(\d+)\.weight", name) for name in actor)
+    return [int(match[1]) for match in found if match]
+
+
+def load_policy(run: str | Path) -> SavedPolicy:
+    """The policy of a run folder of this package or of the kit (its last, else that of its last evaluation), or of a policy.pth.
+
+    Raises UserError for a folder without one, and for a file that holds something else.
+    """
+    path = Path(run)
+    if path.is_dir():
+        weights = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
+        if weights is None:
+            raise UserError(f"{str(path)!r} has neither {WEIGHTS[0]} nor {WEIGHTS[1]}; give a run folder, or a policy.pth")
+        task, algo_name = _origin(path)
+    else:
+        weights, (task, algo_name) = path, _origin(path.parent.parent)
+    try:
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+        return SavedPolicy(state, task=task, algo_name=algo_name)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{str(weights)!r} holds no policy that can be used ({reason})") from error
+
+
+def _origin(folder: Path) -> tuple[str | None, str | None]:
+    """Task and algorithm of a run folder: our run.json, the kit's record/hyper_param.json, or log/<task>/<algo>/<run>."""
+    for name, key in ((folder / "run.json", "config"), (folder / "record" / "hyper_param.json", None)):
+        try:
+            content = json.loads(name.read_text(encoding="utf-8"))
+            values = content[key] if key else content
+            return str(values["task"]), str(values["algo_name"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None, None
+
+
+def evaluate(
+    policy: SavedPolicy, *, task: str | None = None, episodes: int = 100, seed: int = 0, deterministic: bool = True
+) -> dict[str, Any]:
+    """Play episodes seeded seed, seed + 1, ... in the task's simulator; returns what `python -m offlinerlkit_damo evaluate --json` writes.
+
+    `task` stands for the one that the policy's folder names. Returns are undiscounted, scores D4RL's normalised points.
+    """
+    name = task or policy.task
+    if name is None:
+        raise UserError("the policy's folder does not say which task it was trained for; give --task")
+    spec = get_task(name)
+    if (spec.obs_dim, spec.action_dim) != (policy.obs_dim, policy.action_dim):
+        raise UserError(
+            f"the policy takes observations and actions of sizes {policy.obs_dim, policy.action_dim}, {spec.name} has "
+            f"{spec.obs_dim, spec.action_dim}; give the --task it was trained for"
+        )
+    if episodes < 1:
+        raise UserError(f"episodes is {episodes}; it must be at least 1")
+    seed_everything(seed)
+    with closing(make_env(spec)) as env:
+        returns, lengths = env.run_episodes(
+            lambda obss: policy.select_action(obss, deterministic=deterministic), range(seed, seed + episodes)
+        )
+        scores = np.array([100 * env.get_normalized_score(value) for value in returns])
+    return {
+        "task": spec.name,
+        "algo_name": policy.algo_name,
+        "episodes": episodes,
+        "seed": seed,
+        "deterministic": deterministic,
+        "mean_score": float(scores.mean()),
+        "std_score": float(scores.std()),
+        "mean_return": float(returns.mean()),
+        "mean_length": float(lengths.mean()),
+        "scores": scores.tolist(),
+        "returns": returns.tolist(),
+        "lengths": lengths.tolist(),
+    }

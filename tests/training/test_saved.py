@@ -1,0 +1,96 @@
+"""A saved policy acts as the one that was trained, from our folders and from the kit's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from offlinerlkit_damo import load_policy
+from offlinerlkit_damo.__main__ import main
+from offlinerlkit_damo.config import MODEL_BASED, readers, resolve
+from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.kit import StandardScaler
+from offlinerlkit_damo.training.dynamics import build_dynamics, seed_everything
+from offlinerlkit_damo.training.policies import build_policy
+from offlinerlkit_damo.training.saved import evaluate
+
+OBS, ACT = 11, 3
+SMALL: dict[str, Any] = {"task": "hopper-medium", "hidden_dims": [16, 8], "dynamics_hidden_dims": [8], "dynamics_weight_decay": [0, 0]}
+
+
+def trained(algo: str, scaler: StandardScaler | None = None) -> Any:
+    seed_everything(0)
+    sizes = {name: value for name, value in SMALL.items() if algo in readers(name)}
+    config = resolve({**sizes, "algo_name": algo})
+    dynamics = build_dynamics(config, OBS, ACT) if algo in MODEL_BASED else None
+    return build_policy(config, dynamics, OBS, ACT, scaler=scaler)[0]
+
+
+def save(policy: Any, folder: Path, algo: str, *, where: str = "model", kits: bool = False) -> Path:
+    (folder / where).mkdir(parents=True)
+    torch.save(policy.state_dict(), folder / where / "policy.pth")
+    about = {"task": "hopper-medium-v2" if kits else "hopper-medium", "algo_name": algo}
+    if kits:
+        (folder / "record").mkdir()
+        (folder / "record" / "hyper_param.json").write_text(json.dumps(about))
+    else:
+        (folder / "run.json").write_text(json.dumps({"config": about}))
+    return folder
+
+
+@pytest.mark.parametrize("algo", ["damo", "mopo", "mobile", "rambo", "odice", "optidice", "algaedice"])
+@pytest.mark.parametrize("kits", [False, True])
+def test_a_loaded_policy_acts_as_the_trained_one(algo: str, kits: bool, tmp_path: Path) -> None:
+    scaler = StandardScaler(np.full((1, OBS), 0.5, np.float32), np.full((1, OBS), 2.0, np.float32)) if algo == "rambo" else None
+    policy = trained(algo, scaler)
+    if algo == "rambo" and "obs_mu" not in policy.state_dict():
+        pytest.skip("the kit's RAMBO does not save its statistics")
+    loaded = load_policy(save(policy, tmp_path / "run", algo, where="checkpoint" if kits else "model", kits=kits))
+    assert (loaded.algo_name, loaded.obs_dim, loaded.action_dim) == (algo, OBS, ACT)
+    obs = np.random.default_rng(0).normal(size=(5, OBS)).astype(np.float32)
+    np.testing.assert_allclose(loaded.select_action(obs), policy.select_action(obs, deterministic=True), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(loaded.select_action(obs[0]), loaded.select_action(obs)[0], rtol=1e-5, atol=1e-6)
+    torch.manual_seed(1)
+    sample = policy.select_action(obs, deterministic=False)
+    torch.manual_seed(1)
+    np.testing.assert_allclose(loaded.select_action(obs, deterministic=False), sample, rtol=1e-5, atol=1e-6)
+
+
+def test_evaluation_is_of_the_seeds_given_and_written_to_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = save(trained("damo"), tmp_path / "run", "damo")
+    monkeypatch.chdir(tmp_path)
+    main(["evaluate", str(run), "--episodes", "3", "--seed", "5", "--json", "out.json"])
+    found = json.loads((tmp_path / "out.json").read_text())
+    again = evaluate(load_policy(run), episodes=2, seed=6)
+    assert found["returns"][1:] == pytest.approx(again["returns"], rel=1e-4) and len(set(found["returns"])) == 3
+    assert found["mean_score"] == pytest.approx(np.mean(found["scores"])) and f"{found['mean_score']:.1f}" in capsys.readouterr().out
+    stochastic = [evaluate(load_policy(run), episodes=2, seed=6, deterministic=False)["returns"] for _ in range(2)]
+    assert stochastic[0] == stochastic[1] != again["returns"]
+
+
+def test_wrong_folders_files_and_tasks_are_one_sentence(tmp_path: Path) -> None:
+    run = save(trained("damo"), tmp_path / "run", "damo")
+    with pytest.raises(UserError, match=r"neither model.policy\.pth nor checkpoint.policy\.pth"):
+        load_policy(tmp_path)
+    torch.save({"x": torch.zeros(1)}, tmp_path / "other.pth")
+    (tmp_path / "garbage.pth").write_bytes(b"garbage")
+    for name in ("other.pth", "garbage.pth", "absent.pth"):
+        with pytest.raises(UserError, match=f"{name}.*holds no policy"):
+            load_policy(tmp_path / name)
+    with pytest.raises(UserError, match=r"sizes \(11, 3\), halfcheetah-medium has \(17, 6\)"):
+        evaluate(load_policy(run), task="halfcheetah-medium")
+    with pytest.raises(UserError, match="episodes is 0"):
+        evaluate(load_policy(run), episodes=0)
+    bare = tmp_path / "bare" / "policy.pth"
+    bare.parent.mkdir()
+    bare.write_bytes((run / "model" / "policy.pth").read_bytes())
+    with pytest.raises(UserError, match="give --task"):
+        evaluate(load_policy(bare))
+    assert evaluate(load_policy(bare), task="hopper-medium", episodes=1)["task"] == "hopper-medium"
