@@ -207,7 +207,7 @@ class Config:
     )
     device: str = option("cpu", "torch device: cpu, cuda or cuda:N")
     threads: int = option(1, "torch threads on the CPU", least=1)
-    on_warning: str = option("log", "what a guard's warning does (docs/metrics.md): log it, or stop the run", choices=("log", "stop"))
+    on_warning: str = option("log", "what a warning does (docs/reliability.md): log it, or stop the run", choices=("log", "stop"))
     logdir: str = option("log", "folder the run folders are made in")
     checkpoint_every: int = option(10, "epochs between checkpoints that --resume continues from, 0 = only when the run is stopped", least=0)
     keep_every: int = option(0, "epochs between checkpoints that are kept, 0 = none but the last", least=0)
