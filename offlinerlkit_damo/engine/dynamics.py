@@ -16,6 +16,7 @@ from offlinerlkit_damo.kit import EnsembleDynamics, Logger
 
 MAX_HOLDOUT = 1000  # rows, as the host's
 MIN_IMPROVEMENT = 0.01  # of the best holdout loss so far, for a member's weights to be saved, as the host's
+CHUNK = 1024  # rows of a member in a rollout's forward pass: their activations stay in the processor's cache
 WARMUP_STEPS = 1000  # of the cosine schedule; a tenth of the training where that is shorter
 
 
@@ -26,7 +27,8 @@ class RoutedDynamics(EnsembleDynamics):
     directly and keeps its figures on the device until an epoch ends; the learning rate may follow a schedule. `step` is routed: rows are
     dealt at random and evenly to the elites, one forward pass each. The host evaluates all members on all rows and then picks one elite
     per row; without an uncertainty penalty the rest is thrown away. Every row's elite is uniform here too; only the group sizes,
-    multinomial there, are equal. With a penalty the host's step is used.
+    multinomial there, are equal. MOPO's penalty needs all members, in pieces that fit the cache; the host's step is used for its other
+    uncertainties.
     """
 
     def train(
@@ -135,24 +137,46 @@ class RoutedDynamics(EnsembleDynamics):
 
     @torch.no_grad()
     def step(self, obs: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """obs [B, d], action [B, a] -> next_obs f32 [B, d], reward f32 [B, 1], terminal bool [B, 1], {"raw_reward"}."""
-        if self._penalty_coef:
+        """obs [B, d], action [B, a] -> next_obs f32 [B, d], reward f32 [B, 1], terminal bool [B, 1], info of [B, 1] each.
+
+        The info has "raw_reward" and, where there is one, "penalty".
+        """
+        if self._penalty_coef and self._uncertainty_mode != "aleatoric":
             result: tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]] = super().step(obs, action)
             return result
+        inputs = self.scaler.transform(np.concatenate([obs, action], -1))
         device = self.model.max_logvar.device
         elites = self.model.elites.long().to(device)
-        rows, members = len(obs), len(elites)
-        order = np.random.permutation(rows)
-        padded = np.resize(order, -(-rows // members) * members)
-        inputs = self.scaler.transform(np.concatenate([obs, action], -1))[padded]
-        x = torch.as_tensor(inputs, dtype=torch.float32, device=device).reshape(members, -1, inputs.shape[-1])
-        mean, logvar = self._forward(x, elites)
-        sample = (mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)).reshape(-1, mean.shape[-1]).cpu().numpy()
-        outputs = np.empty((rows, sample.shape[-1]), np.float32)
-        outputs[order] = sample[:rows]
-        next_obs, reward = obs + outputs[:, :-1], outputs[:, -1:]
+        order = np.random.permutation(len(obs))
+        padded = np.resize(order, -(-len(obs) // len(elites)) * len(elites))
+        x = torch.as_tensor(inputs[padded], dtype=torch.float32, device=device).reshape(len(elites), -1, inputs.shape[-1])
+        parts = [self._sample(rows, elites) for rows in x.split(CHUNK, 1)]
+        outputs, penalty = (torch.cat(values, 1).flatten(0, 1).cpu().numpy() for values in zip(*parts, strict=True))
+        sample, info = np.empty((len(obs), outputs.shape[-1]), np.float32), {}
+        sample[order] = outputs[: len(obs)]
+        next_obs, reward = obs + sample[:, :-1], sample[:, -1:]
         terminal = self.terminal_fn(obs, action, next_obs)
-        return next_obs.astype(np.float32), reward, terminal, {"raw_reward": reward}
+        info["raw_reward"] = reward
+        if self._penalty_coef:
+            info["penalty"] = np.empty((len(obs), 1), np.float32)
+            info["penalty"][order] = penalty[: len(obs)]
+            reward = reward - np.float32(self._penalty_coef) * info["penalty"]
+        return next_obs.astype(np.float32), reward, terminal, info
+
+    def _sample(self, x: Tensor, elites: Tensor) -> tuple[Tensor, Tensor]:
+        """A sample [M, n, d + 1] of each elite on its own rows x [M, n, d + a], and MOPO's penalty of these rows [M, n, 1].
+
+        The penalty is the largest norm of any member's deviation (Yu et al. 2020, as in the host), and 0 where none is asked for.
+        """
+        if not self._penalty_coef:
+            mean, logvar = self._forward(x, elites)
+            penalty = torch.zeros_like(mean[..., :1])
+        else:
+            means, logvars = self._forward(x.flatten(0, 1).expand(self.model.num_ensemble, -1, -1))
+            penalty = torch.linalg.vector_norm(torch.exp(0.5 * logvars), dim=-1, keepdim=True).amax(0).unflatten(0, x.shape[:2])
+            each = torch.arange(len(elites), device=x.device)
+            mean, logvar = (values.unflatten(1, x.shape[:2])[elites, each] for values in (means, logvars))
+        return mean + torch.exp(0.5 * logvar) * torch.randn_like(mean), penalty
 
     def _forward(self, x: Tensor, members: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance [M, n, d + 1] of all or the given members, each on its own rows x [M, n, d + a]."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from offlinerlkit_damo.engine.dynamics import WARMUP_STEPS, RoutedDynamics, learning_rate
+from offlinerlkit_damo.engine.dynamics import CHUNK, WARMUP_STEPS, RoutedDynamics, learning_rate
 from offlinerlkit_damo.kit import EnsembleDynamics, EnsembleDynamicsModel, StandardScaler
 
 OBS, ACT, ELITES = 3, 2, [5, 1, 2]
@@ -65,16 +65,37 @@ def test_fewer_rows_than_elites_and_none() -> None:
         assert next_obs.shape == (n, OBS) and reward.shape == terminal.shape == (n, 1)
 
 
-def test_with_a_penalty_the_hosts_step_is_used() -> None:
+def test_mopos_penalty_is_the_hosts_and_goes_with_its_row() -> None:
+    routed, host = (make(cls, penalty_coef=2.0) for cls in (RoutedDynamics, EnsembleDynamics))
+    for dynamics in (routed, host):
+        with torch.no_grad():  # deviations that differ from row to row, and are small beside the means
+            dynamics.model.max_logvar.fill_(0.5)
+            dynamics.model.min_logvar.fill_(-30.0)
+            dynamics.model.output_layer.weight[..., OBS + 1 :] *= 30
+            dynamics.model.output_layer.bias[..., OBS + 1 :] -= 8
+    obs, act = rows(2 * CHUNK * len(ELITES) + 7)
+    *_, expected = host.step(obs, act)
+    next_obs, reward, _, info = routed.step(obs, act)
+    assert expected["penalty"].std() > 0.001
+    np.testing.assert_allclose(info["penalty"], expected["penalty"], rtol=1e-4)
+    np.testing.assert_allclose(reward, info["raw_reward"] - 2 * expected["penalty"], rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        mean = routed.model(routed.scaler.transform(np.concatenate([obs, act], 1)))[0].numpy()
+    candidates = np.concatenate([obs + mean[..., :-1], mean[..., -1:]], -1)
+    error = np.abs(candidates - np.concatenate([next_obs, info["raw_reward"]], 1)).max(-1)  # [6, B]
+    assert np.median(error.min(0)) < 0.5 and set(error.argmin(0)) >= set(ELITES)
+
+
+def test_other_uncertainties_are_left_to_the_host() -> None:
     obs, act = rows(20)
     results = []
     for cls in (RoutedDynamics, EnsembleDynamics):
         dynamics = make(cls, penalty_coef=2.0)
+        dynamics._uncertainty_mode = "ensemble_std"
         np.random.seed(3)
         torch.manual_seed(3)
         results.append(dynamics.step(obs, act))
     np.testing.assert_array_equal(results[0][1], results[1][1])
-    assert "penalty" in results[0][3]
 
 
 WIDTHS = [16, 16, 16]
