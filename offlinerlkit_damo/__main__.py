@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.flags import Parser, add_config_flags, parse_config, run_command, train_and_report
+
+HOST_VARIABLE = "OFFLINERLKIT_DAMO_HOST"  # kit.host's, which cannot be imported before it is set
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -77,9 +80,12 @@ def _doctor(arguments: argparse.Namespace) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> None:
+    if arguments.host is not None:
+        # before anything imports the seam, which chooses once
+        os.environ[HOST_VARIABLE] = arguments.host
     from offlinerlkit_damo.training.bench import bench
 
-    bench(steps=arguments.steps, threads=arguments.threads)
+    bench(threads=arguments.threads, quick=arguments.quick, json=arguments.json)
 
 
 def _patch(arguments: argparse.Namespace) -> None:
@@ -137,9 +143,11 @@ def main(argv: Sequence[str]) -> None:
     figure.add_argument("--out", type=Path, default=Path("learning_curve.png"), help="figure to write [learning_curve.png]")
     figure.set_defaults(run=_report)
 
-    bench = commands.add_parser("bench", help="time one gradient step of DAMO and of MOPO in the same run")
-    bench.add_argument("--steps", type=int, default=200, help="steps timed in each of five alternating rounds [200]")
+    bench = commands.add_parser("bench", help="time every stage of a run beside the host's own, in one go")
     bench.add_argument("--threads", type=int, default=1, help="torch threads [1]")
+    bench.add_argument("--quick", action="store_true", help="less of everything, under a minute")
+    bench.add_argument("--host", choices=("standin", "offlinerlkit"), help="compare with this host [an installed kit, else the stand-in]")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the table and what it was measured on")
     bench.set_defaults(run=_bench)
 
     patch = commands.add_parser("patch", help="mend a checkout of OfflineRL-Kit; docs/patches.md says what")

@@ -94,7 +94,7 @@ WRONG = [
     ("data sell", "sell"),
     ("report log", "run folder"),
     ("report absent", "absent"),
-    ("bench --steps 0", "steps"),
+    ("bench --host kit", "kit"),
     ("bench --threads 0", "threads"),
     ("doctor now", "now"),
 ]

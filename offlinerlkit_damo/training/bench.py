@@ -2,70 +2,100 @@
 
 from __future__ import annotations
 
+import platform
 import time
-from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
-from offlinerlkit_damo.config import resolve
-from offlinerlkit_damo.engine.buffer import DeviceReplayBuffer
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.kit import HOST, ReplayBuffer
-from offlinerlkit_damo.training.dynamics import build_dynamics, seed_everything
-from offlinerlkit_damo.training.policies import build_policy
-from offlinerlkit_damo.training.trainer import DAMOTrainer
+from offlinerlkit_damo.files import check_writable, save_json
+from offlinerlkit_damo.kit import HOST
+from offlinerlkit_damo.training.bench_stages import FULL, QUICK, Size, Stage, product_rate, stages
+from offlinerlkit_damo.training.dynamics import seed_everything
 
-OBS_DIM, ACTION_DIM, ROWS, ROUNDS = 11, 3, 100_000, 5
+EPOCH_STEPS = 1000
 
 
-def bench(*, steps: int, threads: int) -> None:
-    """Print the time of one gradient step, sampling included, for the host's MOPO and, on either engine, for MOPO and the DAMO presets.
+def bench(*, threads: int, quick: bool = False, json: Path | None = None) -> dict[str, Any]:
+    """Time every stage of a run as the host does it and as this package does; prints the table, returns (and writes) its content.
 
-    The host's MOPO runs on the host's own replay buffer, as its script does, all others on this package's. Rounds of `steps` steps
-    alternate between the candidates, and the median round counts.
+    Rounds of either side alternate, and the median round counts. The floor is the stage's matrix products at the rate measured here.
     """
-    if steps < 1 or threads < 1:
-        raise UserError(f"steps is {steps} and threads {threads}; both must be at least 1")
+    if threads < 1:
+        raise UserError(f"threads is {threads}; it must be at least 1")
+    if json is not None:
+        check_writable(json.parent)  # before minutes of work
     torch.set_num_threads(threads)
     seed_everything(0)
-    candidates = {"MOPO, host's buffer": _stepper("mopo", None, "reference", ReplayBuffer)}
-    for engine in ("reference", "fast"):
-        candidates[f"MOPO, {engine}"] = _stepper("mopo", None, engine, DeviceReplayBuffer)
-        for preset in ("stable", "ompo", "paper"):
-            candidates[f"DAMO {preset}, {engine}"] = _stepper("damo", preset, engine, DeviceReplayBuffer)
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(ROUNDS):
-        for name, step in candidates.items():
-            step()  # caches warm again after the other candidates' round
+    size = QUICK if quick else FULL
+    rate = product_rate()
+    rows = []
+    with stages(size) as every, tqdm(every, total=10, unit="stage", leave=False, dynamic_ncols=True) as bar:
+        for stage in bar:
+            bar.set_description(stage.name)
+            rows.append(_time(stage, size, rate))
+    rows.append(_epoch(rows, size))
+    content = {
+        "host": {"name": HOST.name, "version": HOST.version, "commit": HOST.commit},
+        "versions": {"torch": str(torch.__version__), "numpy": np.__version__, "python": platform.python_version()},
+        "machine": {"processor": _processor(), "threads": threads, "products_gflops": rate / 1e9},
+        "quick": quick,
+        "stages": rows,
+    }
+    print(f"host {HOST.name} {HOST.version}, torch {torch.__version__}, {threads} threads, {_processor()}, {rate / 1e9:.0f} GFLOP/s")
+    print(f"{'Hopper sizes, batch 256':46s} {'host, ms':>10s} {'ours, ms':>10s} {'ratio':>7s} {'floor, ms':>10s}")
+    for row in rows:
+        floor = f"{1e3 * row['floor_seconds']:10.2f}" if row["floor_seconds"] else f"{'':10s}"
+        print(f"{row['stage']:46s} {1e3 * row['host_seconds']:10.2f} {1e3 * row['ours_seconds']:10.2f} {row['ratio']:6.2f}x {floor}")
+    if json is not None:
+        save_json(content, json)
+    return content
+
+
+def _time(stage: Stage, size: Size, rate: float) -> dict[str, Any]:
+    times: dict[str, list[float]] = {"host": [], "ours": []}
+    for work in (stage.host, stage.ours):
+        if stage.times > 1:
+            work()  # caches and allocator are warm then; a stage of one long call warms itself
+    for _ in range(size.rounds if stage.times > 1 else min(size.rounds, 3)):
+        for name, work in (("host", stage.host), ("ours", stage.ours)):
             start = time.perf_counter()
-            for _ in range(steps):
-                step()
-            times[name].append((time.perf_counter() - start) / steps)
-    print(f"host {HOST.name} {HOST.version}, torch {torch.__version__}, {threads} threads, hopper sizes, batch 256")
-    bases = list(times)[:2]
-    print(f"{'one gradient step':26s} {'ms':>8s}" + "".join(f"  / {name:20s}" for name in bases))
-    for name, rounds in times.items():
-        ratios = "".join(f"  {median(rounds) / median(times[base]):6.2f}x{'':15s}" for base in bases)
-        print(f"{name:26s} {1e3 * median(rounds):8.2f}{ratios}")
+            for _ in range(stage.times):
+                work()
+            times[name].append((time.perf_counter() - start) / stage.times)
+    host, ours = median(times["host"]), median(times["ours"])
+    return {
+        "stage": stage.name,
+        "host_seconds": host,
+        "ours_seconds": ours,
+        "ratio": ours / host,
+        "floor_seconds": stage.flops / rate,
+    }
 
 
-def _stepper(algo_name: str, preset: str | None, engine: str, buffer_class: type[ReplayBuffer]) -> Callable[[], object]:
-    config = resolve({"algo_name": algo_name, "task": "hopper-medium-expert", "preset": preset, "engine": engine})
-    dynamics = build_dynamics(config, OBS_DIM, ACTION_DIM)
-    policy, _ = build_policy(config, dynamics, OBS_DIM, ACTION_DIM)
-    rng = np.random.default_rng(0)
-    obss, next_obss = (rng.standard_normal((ROWS, OBS_DIM), np.float32) for _ in range(2))
-    actions = rng.uniform(-1, 1, (ROWS, ACTION_DIM)).astype(np.float32)
-    rewards, terminals = rng.standard_normal((ROWS, 1), np.float32), (rng.random((ROWS, 1)) < 0.01).astype(np.float32)
-    dynamics.scaler.fit(np.concatenate([obss, actions], 1))
-    real_buffer, fake_buffer = (buffer_class(ROWS, (OBS_DIM,), np.float32, ACTION_DIM, np.float32, "cpu") for _ in range(2))
-    for buffer in (real_buffer, fake_buffer):
-        buffer.add_batch(obss, next_obss, actions, rewards, terminals)
-    # samples only: neither environment nor logger is ever touched
-    nothing: Any = None
-    trainer = DAMOTrainer(policy, nothing, real_buffer, fake_buffer, nothing, rollout_setting=(1000, 1, 1))
-    policy.train()
-    return lambda: policy.learn(trainer.sample_batch())
+def _epoch(rows: list[dict[str, Any]], size: Size) -> dict[str, Any]:
+    """A thousand steps and their rollout: DAMO here, MOPO on the host, added up from the rows above."""
+    by_name = {row["stage"]: row for row in rows}
+    step = by_name["gradient step, DAMO / host's MOPO"]
+    ours, host = (next(row for name, row in by_name.items() if name.startswith("rollout") and kind in name) for kind in ("no pen", "MOPO"))
+    total = {
+        "host_seconds": EPOCH_STEPS * step["host_seconds"] + host["host_seconds"],
+        "ours_seconds": EPOCH_STEPS * step["ours_seconds"] + ours["ours_seconds"],
+    }
+    name = f"epoch of {EPOCH_STEPS} steps, DAMO / host's MOPO"
+    floor = EPOCH_STEPS * step["floor_seconds"]
+    return {"stage": name, **total, "ratio": total["ours_seconds"] / total["host_seconds"], "floor_seconds": floor}
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
