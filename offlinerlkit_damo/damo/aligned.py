@@ -22,13 +22,13 @@ class DataAligned(Terms):
         super().__init__(*args, **kwargs)
         self.data_alignment = DataAlignment(self.config, *sizes(self), next(self.actor.parameters()).device)
         self._standardised = False
+        self._ratio_due = False
 
     def learn(self, batch: dict[str, Any]) -> dict[str, float]:
         """One step of the classifier and of the host policy on refined rewards; returns both's figures (docs/metrics.md)."""
         if not self.config.data_alignment:
             return super().learn(batch)
-        # not every step updates the classifier, so none of its figures is left out
-        shown = self._shown(self._learn_ratio(batch), always=True)
+        shown = self._shown_ratio(self._learn_ratio(batch))
         figures: dict[str, Tensor] = {}
         refined = self._refined(batch["real"], batch["fake"], figures)
         shown |= self._shown(figures)
@@ -42,6 +42,14 @@ class DataAligned(Terms):
             figures = self.data_alignment.update(sample["real"], sample["fake"])
         self.data_alignment.advance()
         return figures
+
+    def _shown_ratio(self, figures: dict[str, Tensor]) -> dict[str, float]:
+        # not every step updates the classifier: after a step that diagnoses its next figures are due
+        self._ratio_due = self._ratio_due or self._diagnoses
+        shown = self._shown(figures, due=self._ratio_due)
+        if shown:
+            self._ratio_due = False
+        return shown
 
     def _standardise(self) -> None:
         # the dynamics' scaler knows the dataset's statistics; it is fitted after the policy is built, so this waits for the first step

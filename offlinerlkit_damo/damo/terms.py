@@ -19,7 +19,8 @@ else:
 class Terms(HostPolicy):
     """Takes the keyword `config` (a DAMOConfig) in front of the host policy's own arguments, and counts learning steps.
 
-    With `diagnose_every` above 1 the figures "damo/..." come with the first of as many steps only: they cost as much as a network.
+    With `diagnose_every` above 1 figures come with the first of as many steps only (the classifier's, which has not one in every step,
+    with its next): reading twenty means costs as much as a network, and the device has to be waited for.
     """
 
     def __init__(self, *args: Any, config: DAMOConfig | None = None, **kwargs: Any) -> None:
@@ -37,14 +38,13 @@ class Terms(HostPolicy):
     def _diagnoses(self) -> bool:
         return self._steps % self.diagnose_every == 0
 
-    def _shown(self, figures: Mapping[str, Tensor], *, always: bool = False) -> dict[str, float]:
-        """The figures due in this step (or all) as numbers, each the mean of its tensor."""
-        shown = {key: value for key, value in figures.items() if always or self._diagnoses or not key.startswith("damo/")}
-        if not shown:
+    def _shown(self, figures: Mapping[str, Tensor], *, due: bool | None = None) -> dict[str, float]:
+        """The figures as numbers, each the mean of its tensor, if they are due: by default in the steps that diagnose."""
+        if not (self._diagnoses if due is None else due) or not figures:
             return {}
         # one transfer for all figures: a .item() each would wait for the device twenty times
-        values = torch.stack([value.detach().float().mean() for value in shown.values()]).tolist()
-        return dict(zip(shown, values, strict=True))
+        values = torch.stack([value.detach().float().mean() for value in figures.values()]).tolist()
+        return dict(zip(figures, values, strict=True))
 
 
 def sizes(policy: Any) -> tuple[int, int]:

@@ -21,7 +21,7 @@ def accelerate(policy: Any, *, diagnose_every: int = 1) -> None:
     """Put what DAMO's terms compute with on flat storage, in place, before the first step: actor, twin critics, classifier, optimisers.
 
     The policy stays the same object with the same modules, `state_dict` and optimisers. What is the host's own step stays the host's: a
-    policy without the maximin objective keeps its networks, one without data alignment has no classifier. The figures "damo/..." are
+    policy without the maximin objective keeps its networks, one without data alignment has no classifier. Figures are
     computed in one of `diagnose_every` steps. Raises UserError for networks that are not the kit's MLPs with ReLU and its tanh-Gaussian
     with a free mean and a deviation that depends on the observation.
     """

@@ -37,7 +37,7 @@ from offlinerlkit_damo.kit import (
 from offlinerlkit_damo.tasks import OfflineDataset
 
 DIAGNOSE_EVERY = 10
-"""Steps of the fast engine between those that compute the figures "damo/...": twenty means cost as much as a network."""
+"""Steps of the fast engine between those that compute figures: reading twenty means costs as much as a network."""
 
 
 @dataclasses.dataclass(frozen=True)
