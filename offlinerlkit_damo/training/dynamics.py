@@ -98,6 +98,7 @@ def prepare_dynamics(
     dynamics = build_dynamics(config, dataset.obs_dim, dataset.action_dim, scaler)
     if config.load_dynamics_path is not None:
         _load(dynamics, Path(config.load_dynamics_path))
+        _check_scale(dynamics, dataset, config)
         return dynamics, {"id": None, "path": config.load_dynamics_path, "holdout_mse": None}
     key = dynamics_id(config, dataset)
     folder = stored_folder(key)
@@ -136,6 +137,28 @@ def _train(config: Config, dynamics: RoutedDynamics, dataset: OfflineDataset, lo
     if error >= variance:
         logger.log(f"WARNING: the dynamics model errs by {error:.3g}, more than no model at all ({variance:.3g}); {remedy}")
     return {"seconds": round(time.time() - start, 1), "holdout_mse": error}
+
+
+def _check_scale(dynamics: RoutedDynamics, dataset: OfflineDataset, config: Config) -> None:
+    """Raise UserError for a model of standardised observations (RAMBO's) where the data is raw, or the reverse: both fit in size."""
+    statistics: list[Any] = [dynamics.scaler.mu, dynamics.scaler.std]
+    model, data = (
+        _standardised(*pair)
+        for pair in (
+            (np.asarray(x).reshape(-1)[: dataset.obs_dim] for x in statistics),
+            (dataset.observations.mean(0), dataset.observations.std(0)),
+        )
+    )
+    if model != data:
+        kinds = {True: "standardised", False: "raw"}
+        raise UserError(
+            f"the dynamics model in {config.load_dynamics_path!r} was trained on {kinds[model]} observations and {config.algo_name}'s are "
+            f"{kinds[data]} (only RAMBO standardises them); give a model trained for it"
+        )
+
+
+def _standardised(mean: np.ndarray, std: np.ndarray) -> bool:
+    return bool((np.abs(mean) < 0.1).all() and (np.abs(std - 1) < 0.1).all())
 
 
 @torch.no_grad()

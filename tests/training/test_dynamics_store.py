@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ from offlinerlkit_damo.training import dynamics as store
 from offlinerlkit_damo.training import dynamics_store
 from offlinerlkit_damo.training.dynamics import dynamics_id, prepare_dynamics
 from offlinerlkit_damo.training.logs import OUTPUTS
+from offlinerlkit_damo.training.run import standardised
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +132,24 @@ def test_a_given_folder_is_loaded_and_a_wrong_one_refused(tmp_path: Path, cache:
     with pytest.raises(UserError, match=r"dynamics\.pth, mu\.npy, std\.npy missing"):
         prepare(tmp_path, "c", load_dynamics_path=str(tmp_path))
     assert json.loads((cache / facts["id"] / "facts.json").read_text()) == facts
+
+
+def test_a_model_of_standardised_observations_is_not_for_raw_ones(tmp_path: Path, cache: Path) -> None:
+    raw = dataset()
+    raw = dataclasses.replace(raw, observations=3 * raw.observations + 2, next_observations=3 * raw.next_observations + 2)
+    scaled, scaler = standardised(raw)
+    models = {}
+    for name, data in (("raw", raw), ("scaled", scaled)):
+        (tmp_path / name).mkdir()
+        models[name] = prepare_dynamics(config(), data, Logger(str(tmp_path / name), OUTPUTS))[1]["id"]
+    folders = {name: str(cache / key) for name, key in models.items()}
+    with pytest.raises(UserError, match="trained on standardised observations and damo's are raw"):
+        prepare(tmp_path, "a", raw, load_dynamics_path=folders["scaled"])
+    prepare(tmp_path, "b", raw, load_dynamics_path=folders["raw"])
+    (tmp_path / "c").mkdir()
+    rambo = config(algo_name="rambo", load_dynamics_path=folders["raw"])
+    with pytest.raises(UserError, match="trained on raw observations and rambo's are standardised"):
+        prepare_dynamics(rambo, scaled, Logger(str(tmp_path / "c"), OUTPUTS), scaler)
 
 
 def train_in_another_process(folder: Path, ready: Any) -> None:
