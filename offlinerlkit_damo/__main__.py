@@ -18,15 +18,21 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _data(arguments: argparse.Namespace) -> None:
-    from offlinerlkit_damo.tasks import can_make, get_task, list_tasks, load_dataset, make_dataset
+    from offlinerlkit_damo.tasks import can_make, d4rl_dataset, get_task, list_tasks, load_dataset, make_dataset
 
     if arguments.action == "list":
         for name in list_tasks():
             print(f"{name:30s} {get_task(name).env_id:15s} {'generated' if can_make(name) else 'give a file with --data'}")
+        for name in list_tasks("d4rl"):
+            print(f"{name:30s} {get_task(name).env_id:15s} D4RL")
         return
     if arguments.name is None:
         raise UserError(f"data {arguments.action} needs a task name; see `data list`")
-    path = make_dataset(arguments.name, size=arguments.size, seed=arguments.seed)
+    task = get_task(arguments.name)
+    wanted, other = ("d4rl", "make") if arguments.action == "fetch" else ("generated", "fetch")
+    if task.source != wanted:
+        raise UserError(f"{arguments.name} is not for `data {arguments.action}`; use `data {other} {arguments.name}`")
+    path = d4rl_dataset(task) if task.source == "d4rl" else make_dataset(task, size=arguments.size, seed=arguments.seed)
     dataset = load_dataset(path)
     print(f"{path}\n{dataset.report.summary()}, mean return {dataset.mean_return:.1f}, sha256 {dataset.fingerprint[:16]}")
 
@@ -111,11 +117,11 @@ def main(argv: Sequence[str]) -> None:
     add_config_flags(train)
     train.set_defaults(run=_train)
 
-    data = commands.add_parser("data", help="list the tasks, make a generated dataset")
-    data.add_argument("action", choices=("list", "make"), help="list the tasks, or make one's dataset")
-    data.add_argument("name", nargs="?", help="task, e.g. hopper-medium-expert")
-    data.add_argument("--size", type=int, default=200_000, help="transitions [200000]")
-    data.add_argument("--seed", type=int, default=0, help="seed of the dataset [0]")
+    data = commands.add_parser("data", help="list the tasks, make a generated dataset or fetch one of D4RL's")
+    data.add_argument("action", choices=("list", "make", "fetch"), help="list the tasks, make one's dataset, or fetch D4RL's")
+    data.add_argument("name", nargs="?", help="task, e.g. hopper-medium-expert to make, hopper-medium-expert-v2 to fetch")
+    data.add_argument("--size", type=int, default=200_000, help="transitions to make [200000]")
+    data.add_argument("--seed", type=int, default=0, help="seed of the dataset made [0]")
     data.set_defaults(run=_data)
 
     evaluate = commands.add_parser("evaluate", help="play episodes with a saved policy, of this package or of the kit")

@@ -35,7 +35,6 @@ OPTIONAL = {
     "pytest": ("pytest", "the tests"),
 }
 SIMULATORS = ("Hopper-v4", "HalfCheetah-v4", "Walker2d-v4")
-D4RL_VARIABLE = "D4RL_DATASET_DIR"
 
 
 def examine() -> str:
@@ -145,13 +144,17 @@ def _generated() -> Iterator[str]:
 
 
 def _d4rl_files() -> Iterator[str]:
-    chosen = os.environ.get(D4RL_VARIABLE)
-    folder = Path(chosen).expanduser() if chosen else Path.home() / ".d4rl" / "datasets"
+    from offlinerlkit_damo.tasks.d4rl import FOLDER_VARIABLE, d4rl_file, d4rl_folder
+    from offlinerlkit_damo.tasks.task import get_task, list_tasks
+
+    folder = d4rl_folder()
+    tasks = {d4rl_file(get_task(name)): name for name in list_tasks("d4rl")}
     files = sorted(folder.glob("*.hdf5"))
     for path in files:
-        yield f"{path} ({_size(path)}); learn from it with --data"
+        use = f"--task {tasks[path.name]}" if path.name in tasks else "--data"
+        yield f"{path} ({_size(path)}); learn from it with {use}"
     if not files:
-        yield f"none in {folder}; put D4RL's .hdf5 files there (or set {D4RL_VARIABLE}), or give any file with --data"
+        yield f"none in {folder}; --task hopper-medium-v2 fetches D4RL's file into it ({FOLDER_VARIABLE} names another folder)"
 
 
 def _dynamics() -> Iterator[str]:

@@ -237,7 +237,7 @@ def test_data_list_names_the_tasks(capsys: pytest.CaptureFixture[str]) -> None:
     """One line a task, with its simulator."""
     main(["data", "list"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 15
+    assert len(lines) == 15 + 18
     assert any(re.fullmatch(r"hopper-medium-expert +Hopper-v4 +generated", line) for line in lines)
 
 
@@ -272,7 +272,7 @@ def test_doctor_lists_what_is_there(place: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("D4RL_DATASET_DIR", str(d4rl.parent))
     report = doctor.examine().splitlines()
     assert f"  {generated} (2.0 MiB)" in report
-    assert f"  {d4rl} (2.0 MiB); learn from it with --data" in report
+    assert f"  {d4rl} (2.0 MiB); learn from it with --task hopper-medium-v2" in report
     assert f"  {models[0].parent} (2.0 MiB, holdout MSE 0.0123)" in report
     assert any(line.startswith(f"  {models[1].parent} (2.0 MiB, facts.json missing") for line in report)
 

@@ -112,7 +112,7 @@ def test_results_agree_with_the_progress_table(algo: str, runs: Runs) -> None:
     assert results["evaluations"]["score"] == pytest.approx(list(scores))
     assert results["config"]["algo_name"] == algo
     assert results["config"]["seed"] == 3
-    assert results["dataset"]["generated"] is False
+    assert results["dataset"]["source"] == "file"
     assert json.loads((folder / "run.json").read_text())["config"] == results["config"]
     columns = set(progress.columns)
     assert {"loss/actor", "loss/critic1", "rollout_info/num_transitions"} <= columns

@@ -43,7 +43,7 @@ def draw_learning_curve(folders: Sequence[Path], path: Path) -> None:
             f"{name} {value:.0f}", (1, value), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points", va="center",
             fontsize=8, color="0.35",
         )  # fmt: skip
-    kind = "generated" if dataset["generated"] else "own data"
+    kind = {"generated": "generated", "d4rl": "D4RL", "file": "own data"}[dataset["source"]]
     axes.set(xlabel="gradient steps", ylabel="normalised score (band: std over episodes)", title=f"{task['name']} ({kind})")
     axes.set_ylim(top=max(112, axes.get_ylim()[1]))
     axes.legend(loc="upper left", fontsize=8)

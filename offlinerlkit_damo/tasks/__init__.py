@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from offlinerlkit_damo.tasks.d4rl import d4rl_dataset
 from offlinerlkit_damo.tasks.dataset import LoadReport, OfflineDataset
 from offlinerlkit_damo.tasks.env import SimulatorEnv, make_env
 from offlinerlkit_damo.tasks.generated import can_make, make_dataset
@@ -15,6 +16,7 @@ __all__ = [
     "SimulatorEnv",
     "Task",
     "can_make",
+    "d4rl_dataset",
     "get_task",
     "list_tasks",
     "load_dataset",

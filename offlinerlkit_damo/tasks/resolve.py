@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.tasks.d4rl import d4rl_dataset
 from offlinerlkit_damo.tasks.dataset import OfflineDataset
 from offlinerlkit_damo.tasks.generated import DEFAULT_SIZE, make_dataset
 from offlinerlkit_damo.tasks.hdf5 import load_dataset
@@ -19,12 +20,17 @@ def resolve_dataset(
     seed: int = 0,
     progress: bool = True,
 ) -> OfflineDataset:
-    """The dataset at `path` or, without a path, the generated one (see `make_dataset` for the other arguments).
+    """The dataset at `path` or, without a path, the task's: D4RL's, or the generated one (see `make_dataset` for the other arguments).
 
-    Raises UserError as `load_dataset` and `make_dataset` do, and when the file is that of another robot.
+    Raises UserError as `load_dataset`, `d4rl_dataset` and `make_dataset` do, and when the file is that of another robot.
     """
     task = get_task(task) if isinstance(task, str) else task
-    source = make_dataset(task, size=size, seed=seed, progress=progress) if path is None else Path(path)
+    if path is not None:
+        source = Path(path)
+    elif task.source == "d4rl":
+        source = d4rl_dataset(task, progress=progress)
+    else:
+        source = make_dataset(task, size=size, seed=seed, progress=progress)
     dataset = load_dataset(source, name=task.name)
     found, needed = (dataset.obs_dim, dataset.action_dim), (task.obs_dim, task.action_dim)
     if found != needed:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from offlinerlkit_damo.errors import unknown
 
 QUALITIES = ("random", "medium", "medium-replay", "medium-expert", "expert")
+D4RL_QUALITIES = (*QUALITIES, "full-replay")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Task:
 
     name: str  # for example "hopper-medium-expert"
     robot: str  # key of ROBOTS
-    quality: str  # one of QUALITIES
+    quality: str  # one of D4RL_QUALITIES
+    source: str  # where its dataset comes from: "generated" here, or "d4rl"
     env_id: str  # Gymnasium id of the simulator
     ref_min_score: float  # undiscounted return that scores 0
     ref_max_score: float  # undiscounted return that scores 100
@@ -46,26 +48,30 @@ class Task:
     action_dim: int
 
 
-def list_tasks() -> list[str]:
-    """The names of all tasks, robots in alphabetical order and qualities from worst to best."""
+def list_tasks(source: str = "generated") -> list[str]:
+    """The names of all tasks of a source, robots in alphabetical order and qualities from worst to best."""
+    if source == "d4rl":
+        return [f"{robot}-{quality}-v2" for robot in ROBOTS for quality in D4RL_QUALITIES]
     return [f"{robot}-{quality}" for robot in ROBOTS for quality in QUALITIES]
 
 
 def get_task(name: str) -> Task:
-    """The task called `name`, such as "hopper-medium" or, in D4RL's spelling, "hopper-medium-v2".
+    """The task called `name`: "hopper-medium" has a dataset generated here, "hopper-medium-v2" D4RL's.
 
     Raises UserError, naming the nearest tasks, when there is none.
     """
+    versioned = re.search(r"-v\d+$", name) is not None
+    source = "d4rl" if versioned else "generated"
+    if name not in list_tasks(source):
+        raise unknown("task", name, list_tasks(source))
     plain = name.removesuffix("-v2")
-    if plain not in list_tasks():
-        versioned = re.search(r"-v\d+$", name) is not None
-        raise unknown("task", name, [f"{task}-v2" if versioned else task for task in list_tasks()])
     robot_name, quality = plain.split("-", 1)
     robot = ROBOTS[robot_name]
     return Task(
         name=plain,
         robot=robot_name,
         quality=quality,
+        source=source,
         env_id=robot.env_id,
         ref_min_score=robot.ref_min_score,
         ref_max_score=robot.ref_max_score,

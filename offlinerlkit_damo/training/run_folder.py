@@ -60,7 +60,7 @@ def run_facts(config: Config, task: Task, dataset: OfflineDataset) -> dict[str, 
             "rows_dropped": dataset.report.dropped,
             "mean_return": mean_return,
             "mean_score": None if mean_return is None else 100 * (mean_return - task.ref_min_score) / span,
-            "generated": config.data is None,
+            "source": "file" if config.data is not None else task.source,
         },
         "host": dataclasses.asdict(HOST),
         "versions": {

@@ -32,7 +32,7 @@ def make(task: str, size: int, seed: int = 0) -> Path:
 
 @pytest.mark.parametrize("quality", ["random", "medium", "medium-replay", "medium-expert", "expert"])
 def test_every_recipe_gives_a_valid_d4rl_file(cache: Path, snapshots: Path, quality: str) -> None:
-    path = make(f"hopper-{quality}-v2", 150, seed=3)
+    path = make(f"hopper-{quality}", 150, seed=3)
     assert path == cache / "datasets" / "generated" / f"hopper-{quality}-150-seed3.hdf5"
     rows = read(path)
     assert set(rows) == KEYS and {len(value) for value in rows.values()} == {150}

@@ -12,11 +12,15 @@ def test_all_tasks_resolve_to_themselves() -> None:
     names = list_tasks()
     assert len(names) == len(set(names)) == 15
     assert [get_task(name).name for name in names] == names
+    theirs = list_tasks("d4rl")
+    assert len(set(theirs)) == 18 and {f"{name}-v2" for name in names} < set(theirs)
+    assert [f"{get_task(name).name}-v2" for name in theirs] == theirs
 
 
-@pytest.mark.parametrize("spelling", ["hopper-medium-expert", "hopper-medium-expert-v2"])
-def test_both_spellings_give_the_same_task(spelling: str) -> None:
+@pytest.mark.parametrize(("spelling", "source"), [("hopper-medium-expert", "generated"), ("hopper-medium-expert-v2", "d4rl")])
+def test_both_spellings_differ_in_the_data_alone(spelling: str, source: str) -> None:
     task = get_task(spelling)
+    assert task.source == source
     assert (task.name, task.robot, task.quality, task.env_id) == (
         "hopper-medium-expert",
         "hopper",
@@ -32,6 +36,7 @@ def test_both_spellings_give_the_same_task(spelling: str) -> None:
         ("hoper-medium-v2", "hopper-medium-v2"),
         ("walker-medium-replay", "walker2d-medium-replay"),
         ("hopper-medium-v0", "hopper-medium-v2"),
+        ("hopper-full-replay", "hopper-medium-replay"),
     ],
 )
 def test_an_unknown_task_names_the_nearest(wrong: str, right: str) -> None:
