@@ -25,7 +25,7 @@ EXTRAS = {
     "neorl": [],  # its npz files are read with numpy; the neorl package itself is not needed
     "tune": ["ray[tune]"],
     "report": ["scipy"],
-    "test": ["pytest>=8", "scipy", "ruff", "mypy", "types-PyYAML", "types-tqdm", "pandas-stubs"],
+    "test": ["pytest>=8", "hypothesis", "scipy", "ruff", "mypy", "types-PyYAML", "types-tqdm", "pandas-stubs"],
 }
 
 setup(

@@ -1,0 +1,126 @@
+"""Kills a small run at random moments, again and again, resumes it each time, and compares it with an undisturbed one.
+
+    python run_example/kill_test.py --kills 50
+
+Every state in between must load; the end must have the same weights, evaluations and rows. Exits with 1 if anything differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.files import save_json
+from offlinerlkit_damo.flags import Parser, run_command
+from offlinerlkit_damo.training.checkpoint import LAST, read
+from offlinerlkit_damo.training.run_folder import read_facts
+
+RUN = shlex.split(
+    "--task hopper-random --data-size 500 --hidden-dims 16 --batch-size 40 --step-per-epoch 20 --eval-episodes 1 --checkpoint-every 1 "
+    "--dynamics-max-epochs 2 --dynamics-hidden-dims 16 16 --dynamics-weight-decay 0 0 0 --rollout-batch-size 50 --rollout-length 2 "
+    "--rollout-freq 7"
+)
+
+
+def train(*flags: str) -> list[str]:
+    """The command line of a training."""
+    return [sys.executable, "-m", "offlinerlkit_damo", "train", *flags]
+
+
+def only_run(folder: Path) -> Path:
+    """The one run below a log folder."""
+    (found,) = folder.glob("*/*/seed_*")
+    return found
+
+
+def differences(first: Path, second: Path) -> list[str]:
+    """What two finished runs do not share."""
+    found = []
+    tables = [pd.read_csv(run / "record" / "policy_training_progress.csv").drop(columns="eval/seconds") for run in (first, second)]
+    if not tables[0].equals(tables[1].reindex(columns=tables[0].columns)):
+        found.append("the rows of policy_training_progress.csv")
+    weights = [torch.load(run / "model" / "policy.pth", weights_only=True) for run in (first, second)]
+    found += [f"the weight {name}" for name, value in weights[0].items() if not torch.equal(value, weights[1][name])]
+    return found
+
+
+def undisturbed(command: Sequence[str], folder: Path) -> float:
+    """Run a command to its end; returns the seconds until its run had a row."""
+    start, first = time.monotonic(), 0.0
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while process.poll() is None:
+        if not first and any(folder.glob("*/*/seed_*/record/policy_training_progress.csv")):
+            first = time.monotonic() - start
+        time.sleep(0.05)
+    if process.returncode != 0:
+        raise UserError(f"the undisturbed run ended with code {process.returncode}; see above")
+    return first
+
+
+def killed(command: Sequence[str], seconds: float, folder: Path | None) -> bool:
+    """Run a command and kill it after so long, counted from its next checkpoint in `folder`; whether it was still running."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def checkpoints() -> list[int]:
+        return [path.stat().st_mtime_ns for path in folder.glob(f"*/*/seed_*/checkpoint/{LAST}")] if folder else []
+
+    before = checkpoints()
+    while folder and checkpoints() == before and process.poll() is None:
+        time.sleep(0.01)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return True
+    return False
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the test and print, and write, how it went."""
+    parser: argparse.ArgumentParser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50, help="how often to kill [50]")
+    parser.add_argument("--epoch", type=int, default=150, help="epochs of 20 steps [150]")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments [0]")
+    parser.add_argument("--out", type=Path, default=Path("kill_test"), help="folder for the runs, new or empty [kill_test]")
+    arguments = parser.parse_args(argv)
+    if arguments.out.exists() and any(arguments.out.iterdir()):
+        raise UserError(f"{str(arguments.out)!r} is not empty; name a new folder with --out")
+    flags = [*RUN, "--epoch", str(arguments.epoch)]
+    startup = undisturbed(train(*flags, "--logdir", str(arguments.out / "whole")), arguments.out / "whole")
+    print(f"undisturbed run done; its first epoch came after {startup:.1f} s")
+
+    moments, steps, finished = random.Random(arguments.seed), [], 0
+    command = train(*flags, "--logdir", str(arguments.out / "killed"))
+    for kill in range(arguments.kills):
+        # every other kill may come before training has begun, the rest come in the middle of it
+        early = kill % 2 == 0
+        finished += not killed(command, moments.uniform(0, startup if early else 0.5), None if early else arguments.out / "killed")
+        runs = list((arguments.out / "killed").glob("*/*/seed_*"))
+        if not runs or not (runs[0] / "run.json").exists():
+            continue  # killed before there was anything to continue
+        read_facts(runs[0])
+        last = runs[0] / "checkpoint" / LAST
+        steps.append(read(last)["state"]["timestep"] if last.exists() else 0)
+        command = train("--resume", str(runs[0]))
+        print(f"kill {kill + 1} of {arguments.kills}: the last checkpoint is of step {steps[-1]} of {20 * arguments.epoch}", flush=True)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    found = differences(only_run(arguments.out / "whole"), only_run(arguments.out / "killed"))
+    save_json({"kills": arguments.kills - finished, "checkpoints": steps, "differences": found}, arguments.out / "kill_test.json")
+    print(f"{arguments.kills - finished} kills; " + ("equal to the undisturbed run" if not found else f"differs in {', '.join(found)}"))
+    if found:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    run_command(main)
