@@ -21,11 +21,11 @@ def read_version() -> str:
 
 EXTRAS = {
     "d4rl": ["d4rl", "gym<0.25"],
-    "minari": ["minari[hdf5]>=0.5"],
+    "minari": ["minari[hdf5,hf]>=0.5"],
     "neorl": [],  # its npz files are read with numpy; the neorl package itself is not needed
     "tune": ["ray[tune]"],
     "report": ["scipy"],
-    "test": ["pytest>=8", "hypothesis", "scipy", "ruff", "mypy", "types-PyYAML", "types-tqdm", "pandas-stubs"],
+    "test": ["pytest>=8", "hypothesis", "minari[hdf5]>=0.5", "scipy", "ruff", "mypy", "types-PyYAML", "types-tqdm", "pandas-stubs"],
 }
 
 setup(

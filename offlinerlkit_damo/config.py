@@ -149,7 +149,7 @@ class Config:
 
     algo_name: str = option("damo", "algorithm", choices=ALGORITHMS)
     task: str = option("hopper-medium-expert", "task; see `data list`: hopper-medium is generated here, hopper-medium-v2 D4RL's")
-    data: str | None = option(None, "D4RL-format HDF5 file to learn from, instead of the task's dataset")
+    data: str | None = option(None, "learn from this instead of the task's dataset: a D4RL-format HDF5 file, or minari:<id>")
     data_size: int = option(200_000, "transitions of a generated dataset", least=1)
     data_seed: int = option(0, "seed of a generated dataset", least=0, most=MAX_SEED)
     preset: str | None = option(None, "preset of configs/<algo>.yaml, for damo paper, ompo or stable; none = the file's default")

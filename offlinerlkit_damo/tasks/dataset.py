@@ -12,8 +12,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from offlinerlkit_damo.errors import UserError
+
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
+ACTION_TOLERANCE = 1e-6  # how far beyond [-1, 1] an action may lie
 
 
 @dataclass(frozen=True)
@@ -149,3 +152,21 @@ def assemble(
         report=LoadReport(rows, len(observations), dropped, substituted),
         **episodes,
     )
+
+
+def check_finite(source: str, key: str, array: Floats) -> None:
+    """Raise UserError for a column of `source` with NaN or infinite values, naming the first row."""
+    if np.isfinite(array).all():
+        return
+    bad = ~np.isfinite(array)
+    row = int(np.argmax(bad.reshape(len(array), -1).any(1)))
+    raise UserError(f"{source}: {key} has {int(bad.sum())} NaN or infinite values, the first in row {row}; remove those episodes")
+
+
+def check_actions(source: str, actions: Floats) -> None:
+    """Raise UserError for actions [N, a] of `source` outside [-1, 1]."""
+    if max(-float(actions.min()), float(actions.max())) > 1 + ACTION_TOLERANCE:
+        rows = (np.abs(actions) > 1 + ACTION_TOLERANCE).any(1)
+        raise UserError(
+            f"{source}: {int(rows.sum())} actions lie outside [-1, 1], the first in row {int(np.argmax(rows))}; scale them to [-1, 1]"
+        )

@@ -15,11 +15,10 @@ import h5py
 import numpy as np
 
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.tasks.dataset import Bools, Floats, OfflineDataset, assemble
+from offlinerlkit_damo.tasks.dataset import Bools, Floats, OfflineDataset, assemble, check_actions, check_finite
 
 MAX_ROWS = 20_000_000
 MAX_BYTES = 8 * 2**30  # of the arrays in memory, float32
-ACTION_TOLERANCE = 1e-6  # how far beyond [-1, 1] an action may lie
 SAME_STATE = 1e-5  # relative difference below which a successor and the following observation are the same state
 REQUIRED = ("observations", "actions", "rewards", "terminals")
 OPTIONAL = ("next_observations", "timeouts")
@@ -48,7 +47,7 @@ def load_dataset(path: str | Path, *, name: str | None = None) -> OfflineDataset
     except (OSError, RuntimeError) as error:
         raise UserError(f"cannot read {path} as HDF5: {error}; it may be cut short or another format, get it again") from error
     terminals = _flags(path, "terminals", arrays["terminals"])
-    _check_actions(path, arrays["actions"])
+    check_actions(str(path), arrays["actions"])
     next_observations = arrays.get("next_observations")
     if "timeouts" in arrays:
         timeouts = _flags(path, "timeouts", arrays["timeouts"])
@@ -136,10 +135,7 @@ def _read(path: Path, key: str, dataset: h5py.Dataset) -> Floats:
         array[...] = dataset[()]
     else:
         dataset.read_direct(array)
-    if not np.isfinite(array).all():
-        bad = ~np.isfinite(array)
-        row = int(np.argmax(bad.reshape(len(array), -1).any(1)))
-        raise UserError(f"{path}: {key} has {int(bad.sum())} NaN or infinite values, the first in row {row}; remove those episodes")
+    check_finite(str(path), key, array)
     return array if key.endswith(("observations", "actions")) else array.reshape(-1)  # [rows, 1] is [rows]
 
 
@@ -148,14 +144,6 @@ def _flags(path: Path, key: str, values: Floats) -> Bools:
     if (values[flags] != 1).any():
         raise UserError(f"{path}: {key} must be 0 or 1 but row {int(np.argmax((values != 0) & (values != 1)))} is not")
     return flags
-
-
-def _check_actions(path: Path, actions: Floats) -> None:
-    if max(-float(actions.min()), float(actions.max())) > 1 + ACTION_TOLERANCE:
-        rows = (np.abs(actions) > 1 + ACTION_TOLERANCE).any(1)
-        raise UserError(
-            f"{path}: {int(rows.sum())} actions lie outside [-1, 1], the first in row {int(np.argmax(rows))}; scale them to [-1, 1]"
-        )
 
 
 def _breaks(observations: Floats, next_observations: Floats) -> Any:
