@@ -26,7 +26,7 @@ from offlinerlkit_damo.options import option, validate
 ALGORITHMS = ("damo", "mopo", "mobile", "combo", "rambo", "algaedice", "optidice", "odice")
 MODEL_FREE = ("algaedice", "optidice", "odice")
 MODEL_BASED = tuple(name for name in ALGORITHMS if name not in MODEL_FREE)
-DIVERGENCES = ("cubic", "chi2", "half_chi2", "soft_chi2", "kl", "cubic_kl", "power")
+DIVERGENCES = ("cubic", "chi2", "half_chi2", "soft_chi2", "kl", "cubic_kl", "power", "square")
 MAX_SEED = 2**32 - 1
 
 

@@ -83,6 +83,8 @@ def killed(command: Sequence[str], seconds: float, folder: Path | None) -> bool:
         process.kill()
         process.wait()
         return True
+    if process.returncode != 0:
+        raise UserError(f"a run ended with code {process.returncode} instead of being killed; see {' '.join(command)}")
     return False
 
 

@@ -24,7 +24,7 @@ class Divergence:
     """One f-divergence: all four functions act elementwise on tensors of any shape and floating dtype.
 
     `weight` is f*'(y), the derivative the critic's gradient carries; `actor_weight` the non-negative weight for the actor. They differ
-    only for the unclamped power, whose derivative is negative for negative residuals.
+    only for the unclamped powers, whose derivative is negative for negative residuals.
     """
 
     name: str
@@ -136,18 +136,30 @@ def cubic_kl() -> Divergence:
     )
 
 
+def _undefined(x: Tensor) -> Tensor:
+    return torch.full_like(x, math.nan)
+
+
 def power() -> Divergence:
     """|y|^1.5 / 1.5, unclamped (AlgaeDICE, OMPO): no generator on x >= 0; negative residuals pull Q down instead of being dropped."""
-
-    def undefined(x: Tensor) -> Tensor:
-        return torch.full_like(x, math.nan)
-
     return Divergence(
         name="power",
-        generator=undefined,
+        generator=_undefined,
         conjugate=lambda y: y.abs().pow(1.5) / 1.5,
         weight=lambda y: y.sign() * y.abs().sqrt(),
         actor_weight=_sqrt_relu,
+        clamped=False,
+    )
+
+
+def square() -> Divergence:
+    """y^2 / 2, unclamped (DualDICE): as `power`, but the critic regresses on the mean of its targets; a lower power discounts the tails."""
+    return Divergence(
+        name="square",
+        generator=_undefined,
+        conjugate=lambda y: y.square() / 2,
+        weight=lambda y: y,
+        actor_weight=torch.relu,
         clamped=False,
     )
 
@@ -159,6 +171,7 @@ DIVERGENCES: dict[str, Callable[[], Divergence]] = {
     "kl": kl,
     "cubic_kl": cubic_kl,
     "power": power,
+    "square": square,
 }
 """The parameterless divergences by name; `cubic` takes k and is reached through `get_divergence`."""
 

@@ -48,7 +48,7 @@ def _column(values: np.ndarray) -> torch.Tensor:
 
 
 def test_every_name_is_covered() -> None:
-    assert {_divergence(name).name for name in REGULAR} | {"power"} == set(NAMES)
+    assert {_divergence(name).name for name in REGULAR} | {"power", "square"} == set(NAMES)
     assert DIVERGENCES == NAMES  # the option's choices
 
 
@@ -72,7 +72,7 @@ def test_generator(name: str) -> None:
     assert slope.item() == pytest.approx(SLOPE_AT_ONE.get(name, 0.0), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", [*REGULAR, "power"])
+@pytest.mark.parametrize("name", [*REGULAR, "power", "square"])
 def test_weight_is_the_derivative(name: str) -> None:
     ys = torch.linspace(-6, 6, 200, dtype=torch.float64, requires_grad=True)  # an even number of points: none on a kink
     divergence = _divergence(name)
@@ -105,6 +105,14 @@ def test_power_is_odd_for_the_critic_and_clamped_for_the_actor() -> None:
     assert power.generator(ys).isnan().all()
 
 
+def test_square_is_the_mean_squared_residual() -> None:
+    square = get_divergence("square")
+    ys = _column(np.array([-4.0, -0.5, 0.0, 3.0]))
+    assert square.conjugate(ys).tolist() == [8, 0.125, 0, 4.5] and square.weight(ys).tolist() == ys.tolist()
+    assert square.actor_weight(ys).tolist() == [0, 0, 0, 3]
+    assert not square.clamped and square.generator(ys).isnan().all()
+
+
 def test_k_shifts_the_cubic_only() -> None:
     ys = _column(np.linspace(-3, 3, 7))
     torch.testing.assert_close(get_divergence("cubic", 2.0).weight(ys), get_divergence("cubic", 0.0).weight(ys - 2))
@@ -117,7 +125,7 @@ def test_unknown_name() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", [*REGULAR, "power"])
+@pytest.mark.parametrize("name", [*REGULAR, "power", "square"])
 def test_finite_at_kinks_and_at_huge_residuals(name: str, dtype: torch.dtype) -> None:
     """The square roots and the unused branches of `where` must not leak inf or NaN into values or gradients."""
     kinks = [-2.0, -1.5, -1.0, 0.0, 1.0]

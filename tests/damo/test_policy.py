@@ -118,7 +118,7 @@ def test_variants_reach_what_they_are_about() -> None:
 
 
 @pytest.mark.parametrize("mode", ["full", "semi", "mix"])
-@pytest.mark.parametrize("divergence", ["cubic", "soft_chi2", "power"])
+@pytest.mark.parametrize("divergence", ["cubic", "soft_chi2", "power", "square"])
 def test_shift_identity_in_the_bias(mode: str, divergence: str) -> None:
     """Check 9: the gradient of both biases together is c0 - E[w (1 - eta gamma m)] each, and the logged figure is its negative."""
     policy = make_policy(3, grad_mode=mode, divergence=divergence, init_coef="0.4", q_next="own")
@@ -386,7 +386,7 @@ def _finite(policy: nn.Module) -> bool:
 
 
 @pytest.mark.parametrize("mode", ["full", "semi", "mix", "orthogonal"])
-@pytest.mark.parametrize("divergence", ["cubic", "chi2", "half_chi2", "soft_chi2", "kl", "cubic_kl", "power"])
+@pytest.mark.parametrize("divergence", ["cubic", "chi2", "half_chi2", "soft_chi2", "kl", "cubic_kl", "power", "square"])
 def test_huge_and_zero_residuals_stay_finite(divergence: str, mode: str) -> None:
     policy, batch = make_policy(33, divergence=divergence, grad_mode=mode, critic_lr=1e-12, actor_lr=1e-12), make_batch(34)
     for scale in (-1e6, 0.0, 1e6):

@@ -107,6 +107,7 @@ def conjugate(name: str, k: float) -> Callable[[float], float]:
         "chi2": lambda y: y + y * y / 4 if y >= -2 else -1.0,
         "soft_chi2": lambda y: math.exp(y) - 1 if y < 0 else y + y * y / 2,
         "power": lambda y: abs(y) ** 1.5 / 1.5,
+        "square": lambda y: y * y / 2,
     }[name]
 
 
@@ -116,6 +117,7 @@ def slope(name: str, k: float) -> Callable[[float], float]:
         "chi2": lambda y: max(1 + y / 2, 0),
         "soft_chi2": lambda y: math.exp(y) if y < 0 else 1 + y,
         "power": lambda y: math.copysign(math.sqrt(abs(y)), y),
+        "square": lambda y: y,
     }[name]
 
 
