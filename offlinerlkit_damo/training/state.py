@@ -26,7 +26,8 @@ def restore_policy(policy: Any, state: dict[str, Any]) -> None:
     """Put back what `policy_state` gave. Raises ValueError, KeyError or RuntimeError for the state of another kind of policy."""
     optimisers, values = _optimisers(policy), _values(policy)
     for kind, ours, theirs in (("optimisers", optimisers, state["optimisers"]), ("values", values, state["values"])):
-        if set(ours) != set(theirs):
+        # it may have more: what a pretraining that is over has left behind
+        if not set(ours) <= set(theirs):
             raise ValueError(f"its {kind} are {sorted(theirs)} and not {sorted(ours)}")
     policy.load_state_dict(state["weights"])
     for name, optim in optimisers.items():

@@ -243,7 +243,7 @@ class DAMOTrainer(MBPolicyTrainer):
         """Add to the epoch's means."""
         for key, value in figures.items():
             mean = self._means.setdefault(key, [0.0, 0])
-            mean[0] += value
+            mean[0] += float(value)  # the host's may be numpy's
             mean[1] += 1
         self._stop_if([key for key, value in figures.items() if not math.isfinite(value)])
 
