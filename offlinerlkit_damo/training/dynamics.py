@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import pickle
 import random
 import time
 from contextlib import suppress
@@ -184,7 +183,7 @@ def _load(dynamics: EnsembleDynamics, folder: Path) -> None:
     width = model.backbones[0].weight.shape[1]
     try:
         dynamics.load(str(folder))
-    except (RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged file makes the unpickler fail in any way
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the dynamics model in {str(folder)!r} does not fit this task or its settings ({reason})") from error
     statistics: list[Any] = [dynamics.scaler.mu, dynamics.scaler.std]
