@@ -42,7 +42,7 @@ def _check(path: Path) -> None:
     try:
         with h5py.File(path, "r") as file:
             missing = [key for key in KEYS if key not in file]
-    except OSError as error:
+    except Exception as error:  # a damaged file makes the HDF5 library fail in any way
         raise UserError(f"what was fetched to {path} is no HDF5 file ({error}); it is deleted, try again later") from None
     if missing:
         raise UserError(f"what was fetched to {path} lacks {', '.join(missing)}; it is deleted, try again later")

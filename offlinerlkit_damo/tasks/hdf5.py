@@ -44,7 +44,9 @@ def load_dataset(path: str | Path, *, name: str | None = None) -> OfflineDataset
         with h5py.File(path, "r") as file:
             columns = _check_layout(path, file)
             arrays = {key: _read(path, key, dataset) for key, dataset in columns.items()}
-    except (OSError, RuntimeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file makes the HDF5 library fail in any way
         raise UserError(f"cannot read {path} as HDF5: {error}; it may be cut short or another format, get it again") from error
     terminals = _flags(path, "terminals", arrays["terminals"])
     check_actions(str(path), arrays["actions"])
@@ -90,7 +92,7 @@ def _check_layout(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
     missing = [key for key in REQUIRED if not isinstance(file.get(key), h5py.Dataset)]
     if missing:
         raise UserError(
-            f"{path} lacks {', '.join(missing)} (it has {', '.join(sorted(file)) or 'nothing'}); "
+            f"{path} lacks {', '.join(missing)} (it has {', '.join(sorted(map(str, file))) or 'nothing'}); "
             f"a D4RL-format file needs the datasets {', '.join(REQUIRED)}"
         )
     columns = {key: file[key] for key in (*REQUIRED, *OPTIONAL) if isinstance(file.get(key), h5py.Dataset)}
