@@ -25,8 +25,11 @@ EXTRAS = {
     "neorl": [],  # its npz files are read with numpy; the neorl package itself is not needed
     "tune": ["ray[tune]"],
     "report": ["scipy"],
-    "test": ["pytest>=8", "hypothesis", "minari[hdf5]>=0.5", "scipy", "ruff", "mypy", "types-PyYAML", "types-tqdm", "pandas-stubs"],
+    "video": ["imageio[ffmpeg]"],
+    "export": ["onnx", "onnxscript", "onnxruntime"],
+    "test": ["pytest>=8", "hypothesis", "scipy", "ruff", "mypy", "types-PyYAML", "types-tqdm", "pandas-stubs"],
 }
+EXTRAS["test"] += ["minari[hdf5]>=0.5", "psutil", "types-psutil", *EXTRAS["video"], *EXTRAS["export"]]  # with them nothing is skipped
 
 setup(
     name="offlinerlkit-damo",
@@ -52,6 +55,7 @@ setup(
         "pyyaml",
         "tqdm",
         "matplotlib",
+        "imageio",
         "pandas",
         "tensorboard",
     ],

@@ -1,4 +1,4 @@
-"""python -m offlinerlkit_damo {train,evaluate,data,dynamics,doctor,report,bench,patch}"""
+"""python -m offlinerlkit_damo {train,evaluate,export,data,dynamics,doctor,report,bench,patch}"""
 
 from __future__ import annotations
 
@@ -61,8 +61,14 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     if arguments.json is not None:
         check_writable(arguments.json.parent)  # before minutes of simulation
-    options = {"task": arguments.task, "episodes": arguments.episodes, "seed": arguments.seed}
-    found = evaluate(load_policy(arguments.path), **options, deterministic=not arguments.stochastic)
+    policy = load_policy(arguments.path)
+    options = {"task": arguments.task, "seed": arguments.seed, "deterministic": not arguments.stochastic}
+    if arguments.video is not None:
+        from offlinerlkit_damo.training.video import film_episode
+
+        value = film_episode(policy, arguments.video, **options)
+        print(f"{arguments.video}: an episode with a return of {value:.1f}")
+    found = evaluate(policy, episodes=arguments.episodes, **options)
     if arguments.json is not None:
         save_json({"path": str(arguments.path), **found}, arguments.json)
     how = "deterministic" if found["deterministic"] else "stochastic"
@@ -70,6 +76,14 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         f"{found['task']}: {found['mean_score']:.1f} +- {found['std_score']:.1f} normalised points, return {found['mean_return']:.1f}, "
         f"length {found['mean_length']:.1f} ({found['episodes']} {how} episodes)"
     )
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from offlinerlkit_damo.training.export import export_policy
+    from offlinerlkit_damo.training.saved import load_policy
+
+    difference = export_policy(load_policy(arguments.path), arguments.out)
+    print(f"{arguments.out}: obs f32 [B, d] -> actions f32 [B, a], equal to the policy's mode within {difference:.1e}")
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -125,7 +139,7 @@ def main(argv: Sequence[str]) -> None:
     data.set_defaults(run=_data)
 
     evaluate = commands.add_parser("evaluate", help="play episodes with a saved policy, of this package or of the kit")
-    evaluate.add_argument("path", metavar="RUN", type=Path, help="run folder, or a policy.pth")
+    evaluate.add_argument("path", metavar="RUN", type=Path, help="run folder, or a policy.pth or checkpoint of one")
     evaluate.add_argument("--episodes", type=int, default=100, help="episodes [100]")
     evaluate.add_argument("--seed", type=int, default=0, help="seed of the first episode, the others follow [0]")
     mode = evaluate.add_mutually_exclusive_group()
@@ -133,7 +147,13 @@ def main(argv: Sequence[str]) -> None:
     mode.add_argument("--stochastic", action="store_true", help="sample the actions")
     evaluate.add_argument("--task", help="task, where the folder does not say it")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write every episode's return, score and length")
+    evaluate.add_argument("--video", type=Path, metavar="FILE", help="film the first episode, .mp4 or .gif")
     evaluate.set_defaults(run=_evaluate)
+
+    export = commands.add_parser("export", help="write a saved policy as a file that runs without this package")
+    export.add_argument("path", metavar="RUN", type=Path, help="run folder, or a policy.pth or checkpoint of one")
+    export.add_argument("out", metavar="FILE", type=Path, help="policy.pt2 (torch.export) or policy.onnx")
+    export.set_defaults(run=_export)
 
     dynamics = commands.add_parser("dynamics", help="list or delete the stored dynamics models")
     dynamics.add_argument("action", choices=("list", "prune"), help="list the models, or delete some")

@@ -14,11 +14,11 @@ from offlinerlkit_damo.errors import UserError, unknown
 Simulator = gymnasium.Env[Any, Any]
 
 
-def make_simulator(env_id: str) -> Simulator:
-    """The bare Gymnasium environment, time limit included. Raises UserError when it is unknown or not installed."""
+def make_simulator(env_id: str, **options: Any) -> Simulator:
+    """The bare Gymnasium environment, time limit included; `options` are its own. Raises UserError when it is unknown or not installed."""
     try:
         with _quiet_construction():
-            return gymnasium.make(env_id, disable_env_checker=True)
+            return gymnasium.make(env_id, disable_env_checker=True, **options)
     except gymnasium.error.UnregisteredEnv as error:
         raise unknown("environment", env_id, gymnasium.registry) from error
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:

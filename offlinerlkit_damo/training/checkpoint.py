@@ -17,10 +17,13 @@ from offlinerlkit_damo.training.logs import text_size
 MAGIC = b"offlinerlkit_damo checkpoint 1\n"
 DIGEST_SIZE = hashlib.sha256().digest_size
 LAST = "last.ckpt"
+BEST = "best.ckpt"
 
 
 class Checkpoints:
-    """The checkpoints of one run: `last.ckpt`, written again and again, and copies of it that are kept.
+    """The checkpoints of one run: `last.ckpt`, written again and again, and what is kept of it.
+
+    `best.ckpt` is that of the best evaluation so far, `epoch_N.ckpt` one of every `keep_every` epochs.
 
     Args:
         folder: the run's folder.
@@ -33,17 +36,19 @@ class Checkpoints:
         self._run, self._folder, self._about = folder, folder / "checkpoint", about
         self._every, self._keep_every = every, keep_every
 
-    def due(self, epoch: int) -> bool:
-        """Whether the end of this epoch wants a checkpoint."""
-        return any(period and epoch % period == 0 for period in (self._every, self._keep_every))
+    def due(self, epoch: int, *, best: bool) -> bool:
+        """Whether the end of this epoch wants a checkpoint; `best`: its evaluation was the best so far."""
+        return (best and self._every > 0) or any(period and epoch % period == 0 for period in (self._every, self._keep_every))
 
-    def save(self, state: dict[str, Any], epoch: int | None = None) -> Path:
-        """Write last.ckpt and, if `epoch` has ended and is one to keep, epoch_N.ckpt; returns the former."""
+    def save(self, state: dict[str, Any], epoch: int | None = None, *, best: bool = False) -> Path:
+        """Write last.ckpt, and if `epoch` has ended epoch_N.ckpt where it is one to keep and best.ckpt if `best`; returns the first."""
         path = self._folder / LAST
         write({"about": self._about, "text_size": text_size(self._run / "record"), "state": state}, path)
+        kept = [self._folder / BEST] if best else []
         if epoch and self._keep_every and epoch % self._keep_every == 0:
-            kept = self._folder / f"epoch_{epoch}.ckpt"
-            with replacing(kept) as temporary:
+            kept.append(self._folder / f"epoch_{epoch}.ckpt")
+        for name in kept:
+            with replacing(name) as temporary:
                 temporary.unlink()
                 os.link(path, temporary)  # last.ckpt is replaced and never changed, so a second name keeps this one
         return path

@@ -7,16 +7,17 @@ import re
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.kit import MLP, ActorProb, TanhDiagGaussian
-from offlinerlkit_damo.tasks import get_task, make_env
+from offlinerlkit_damo.tasks import Task, get_task, make_env
+from offlinerlkit_damo.training import checkpoint
 from offlinerlkit_damo.training.dynamics import seed_everything
 
 WEIGHTS = (Path("model") / "policy.pth", Path("checkpoint") / "policy.pth")
@@ -68,6 +69,30 @@ class SavedPolicy:
         actions: NDArray[np.float32] = squashed.numpy()
         return actions
 
+    def deterministic(self) -> DeterministicPolicy:
+        """The mode as a module of its own, on the same weights."""
+        return DeterministicPolicy(self._actor, self._statistics)
+
+
+class DeterministicPolicy(nn.Module):
+    """The mode of a saved policy as a plain module: observations f32 [B, d] -> actions f32 [B, a], any standardisation included."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, actor: ActorProb, statistics: tuple[NDArray[np.float32], NDArray[np.float32]] | None) -> None:
+        """`statistics`: mean and deviation of observations, [1, d] each, for an actor that sees standardised ones."""
+        super().__init__()
+        self.network = nn.Sequential(actor.backbone, cast(nn.Module, actor.dist_net.mu), nn.Tanh())
+        mean, std = statistics or (np.zeros(1, np.float32), np.ones(1, np.float32))
+        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32))
+        self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """The module's function, see the class."""
+        actions: Tensor = self.network((obs - self.mean) / self.std)
+        return actions
+
 
 def _layers(actor: Mapping[str, Tensor]) -> list[int]:
     found = (re.fullmatch(r"backbone\.model\.(\d+)\.weight", name) for name in actor)
@@ -75,7 +100,9 @@ def _layers(actor: Mapping[str, Tensor]) -> list[int]:
 
 
 def load_policy(run: str | Path) -> SavedPolicy:
-    """The policy of a run folder of this package or of the kit (its last, else that of its last evaluation), or of a policy.pth.
+    """The policy of a run folder of this package or of the kit (its last, else that of its last evaluation), or of one file of it.
+
+    A file is a policy.pth or one of our checkpoints, such as checkpoint/best.ckpt: the policy of the run's best evaluation.
 
     Raises UserError for a folder without one, and for a file that holds something else.
     """
@@ -87,12 +114,24 @@ def load_policy(run: str | Path) -> SavedPolicy:
         task, algo_name = _origin(path)
     else:
         weights, (task, algo_name) = path, _origin(path.parent.parent)
+    state = _checkpointed(weights) if weights.suffix == ".ckpt" else None
     try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
+        if state is None:
+            state = torch.load(weights, map_location="cpu", weights_only=True)
         return SavedPolicy(state, task=task, algo_name=algo_name)
     except Exception as error:  # a damaged file makes the unpickler fail in any way
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{str(weights)!r} holds no policy that can be used ({reason})") from error
+
+
+def _checkpointed(path: Path) -> dict[str, Tensor]:
+    """The weights that a run evaluates, from one of its checkpoints: the averaged actor's where there is one."""
+    state = checkpoint.read(path)["state"]
+    weights: dict[str, Tensor] = dict(state["policy"]["weights"])
+    if "average" in state:
+        names = [name for name in weights if name.startswith("actor.")]
+        weights.update(zip(names, state["average"]["mean"], strict=True))
+    return weights
 
 
 def _origin(folder: Path) -> tuple[str | None, str | None]:
@@ -107,13 +146,8 @@ def _origin(folder: Path) -> tuple[str | None, str | None]:
     return None, None
 
 
-def evaluate(
-    policy: SavedPolicy, *, task: str | None = None, episodes: int = 100, seed: int = 0, deterministic: bool = True
-) -> dict[str, Any]:
-    """Play episodes seeded seed, seed + 1, ... in the task's simulator; returns what `python -m offlinerlkit_damo evaluate --json` writes.
-
-    `task` stands for the one that the policy's folder names. Returns are undiscounted, scores D4RL's normalised points.
-    """
+def task_of(policy: SavedPolicy, task: str | None) -> Task:
+    """The task called `task`, or else the one that the policy's folder names. Raises UserError unless there is one, of its sizes."""
     name = task or policy.task
     if name is None:
         raise UserError("the policy's folder does not say which task it was trained for; give --task")
@@ -123,6 +157,17 @@ def evaluate(
             f"the policy takes observations and actions of sizes {policy.obs_dim, policy.action_dim}, {spec.name} has "
             f"{spec.obs_dim, spec.action_dim}; give the --task it was trained for"
         )
+    return spec
+
+
+def evaluate(
+    policy: SavedPolicy, *, task: str | None = None, episodes: int = 100, seed: int = 0, deterministic: bool = True
+) -> dict[str, Any]:
+    """Play episodes seeded seed, seed + 1, ... in the task's simulator; returns what `python -m offlinerlkit_damo evaluate --json` writes.
+
+    `task` stands for the one that the policy's folder names. Returns are undiscounted, scores D4RL's normalised points.
+    """
+    spec = task_of(policy, task)
     if episodes < 1:
         raise UserError(f"episodes is {episodes}; it must be at least 1")
     seed_everything(seed)

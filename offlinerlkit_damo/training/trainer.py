@@ -86,6 +86,7 @@ class DAMOTrainer(MBPolicyTrainer):
         self.stop_on_warning = False
         self.warnings: list[dict[str, Any]] = []
         """The guards' findings so far: "timestep", "name" and "text" each."""
+        self._size_told = False
         self._timestep = 0
         self._seconds = 0.0  # of training before this process
         self._started = time.time()
@@ -110,8 +111,9 @@ class DAMOTrainer(MBPolicyTrainer):
                     self._end_epoch(epoch, bar)
                     self.policy.train()
                 reason = self.stop()
-                if self.checkpoints is not None and (reason or (within == 0 and self.checkpoints.due(epoch))):
-                    self.checkpoints.save(self.state_dict(), epoch if within == 0 else None)
+                ended = epoch if within == 0 else None
+                if self.checkpoints is not None and (reason or (ended and self.checkpoints.due(ended, best=self._is_best()))):
+                    self._checkpoint(self.checkpoints, ended)
                 if reason:
                     raise reason
         with self._evaluated_actor():
@@ -119,6 +121,18 @@ class DAMOTrainer(MBPolicyTrainer):
         if not self._model_free:
             self.policy.dynamics.save(self.logger.model_dir)
         return {"last_10_performance": float(np.mean(self.evaluations["score"][-10:]))}
+
+    def _checkpoint(self, checkpoints: Checkpoints, epoch: int | None) -> None:
+        """Save the state; `epoch`: the one that has just ended, if so."""
+        path = checkpoints.save(self.state_dict(), epoch, best=epoch is not None and self._is_best())
+        if not self._size_told:
+            self._size_told = True
+            self.logger.log(f"a checkpoint of this run has {path.stat().st_size / 1e6:.1f} MB; {path.parent} keeps the last and the best")
+
+    def _is_best(self) -> bool:
+        """Whether this step has been evaluated, with a better score than any before it."""
+        steps, scores = self.evaluations["timestep"], self.evaluations["score"]
+        return bool(steps) and steps[-1] == self._timestep and scores[-1] > max(scores[:-1], default=-math.inf)
 
     def _step(self) -> None:
         """One gradient step, and before it the rollout that is due."""
@@ -151,7 +165,7 @@ class DAMOTrainer(MBPolicyTrainer):
             self.warnings.append({"timestep": self._timestep, "name": finding.name, "text": finding.text})
         if findings and self.stop_on_warning:
             if self.checkpoints is not None:
-                self.checkpoints.save(self.state_dict(), epoch)
+                self._checkpoint(self.checkpoints, epoch)
             raise UserError(f"stopped at step {self._timestep}: {'; '.join(f'{x.name}: {x.text}' for x in findings)}")
 
     @property

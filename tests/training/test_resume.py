@@ -13,11 +13,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from test_scripts import write_hopper_file
 
+from offlinerlkit_damo import load_policy
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.training import checkpoint as storage
 from offlinerlkit_damo.training.checkpoint import Checkpoints
@@ -254,11 +256,57 @@ def test_kept_checkpoints_stay_as_they_were(tmp_path: Path) -> None:
     (tmp_path / "checkpoint").mkdir()
     checkpoints = Checkpoints(tmp_path, {}, every=1, keep_every=2)
     for epoch in range(1, 6):
-        assert checkpoints.due(epoch)
-        checkpoints.save({"epoch": epoch}, epoch)
+        assert checkpoints.due(epoch, best=False)
+        checkpoints.save({"epoch": epoch}, epoch, best=epoch in (1, 3))
     states = {path.name: storage.read(path)["state"]["epoch"] for path in (tmp_path / "checkpoint").iterdir()}
-    assert states == {"last.ckpt": 5, "epoch_2.ckpt": 2, "epoch_4.ckpt": 4}
-    assert not Checkpoints(tmp_path, {}, every=0, keep_every=0).due(1)
+    assert states == {"last.ckpt": 5, "epoch_2.ckpt": 2, "epoch_4.ckpt": 4, "best.ckpt": 3}
+    assert not Checkpoints(tmp_path, {}, every=0, keep_every=0).due(1, best=True)
+    rare = Checkpoints(tmp_path, {}, every=10, keep_every=0)
+    assert rare.due(3, best=True) and rare.due(10, best=False) and not rare.due(3, best=False)
+
+
+def test_the_best_evaluation_is_kept_across_parts(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores 3, 9, then a stop, then 5, 9, 1: the second evaluation is the best, and its policy can be evaluated from its checkpoint."""
+    from offlinerlkit_damo.__main__ import main
+    from offlinerlkit_damo.training.trainer import DAMOTrainer
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OFFLINERLKIT_DAMO_CACHE", str(cache))
+    scores, policies = [3.0, 9.0, 5.0, 9.0, 1.0], []
+
+    def scripted(self: DAMOTrainer) -> float:
+        score = scores[len(self.evaluations["score"])]
+        for key, value in (("timestep", self._timestep), ("score", score), ("std", 0.0)):
+            self.evaluations[key].append(value)
+        self.logger.logkv("eval/normalized_episode_reward", score)
+        self.logger.logkv("eval/normalized_episode_reward_std", 0.0)
+        policies.append({name: value.clone() for name, value in self.policy.state_dict().items()})
+        return score
+
+    monkeypatch.setattr(DAMOTrainer, "_log_scores", scripted)
+    flags = [*SMALL, *MODEL, "--epoch", "5", "--eval-every", "1", "--actor-average", "7", "--checkpoint-every", "10"]
+    step = DAMOTrainer._step
+
+    def dying(self: DAMOTrainer) -> None:
+        if self._timestep == 13:
+            raise Killed
+        step(self)
+
+    monkeypatch.setattr(DAMOTrainer, "_step", dying)
+    with pytest.raises(Killed):
+        main(["train", *flags, "--data", str(cache / "tiny.hdf5"), "--logdir", "log"])
+    monkeypatch.setattr(DAMOTrainer, "_step", step)
+    cut = only_run(tmp_path / "log")
+    main(["train", "--resume", str(cut)])
+    assert len(policies) == 5  # the first part ended two steps after its best evaluation, and nothing was computed twice
+    best = cut / "checkpoint" / "best.ckpt"
+    assert storage.read(best)["state"]["timestep"] == 10
+    obs = np.random.default_rng(0).normal(size=(4, 11)).astype(np.float32)
+    second = tmp_path / "second.pth"
+    torch.save(policies[1], second)
+    np.testing.assert_array_equal(load_policy(best).select_action(obs), load_policy(second).select_action(obs))
+    assert load_policy(best).task == "hopper-medium-expert"
+    assert "a checkpoint of this run has" in (cut / "record" / "consoleout_backup.txt").read_text()
 
 
 def test_rewinding_drops_late_torn_and_no_other_rows(tmp_path: Path) -> None:

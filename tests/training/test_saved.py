@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -15,6 +17,7 @@ from offlinerlkit_damo.__main__ import main
 from offlinerlkit_damo.config import MODEL_BASED, readers, resolve
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.kit import StandardScaler
+from offlinerlkit_damo.training import export, video
 from offlinerlkit_damo.training.dynamics import build_dynamics, seed_everything
 from offlinerlkit_damo.training.policies import build_policy
 from offlinerlkit_damo.training.saved import evaluate
@@ -94,3 +97,76 @@ def test_wrong_folders_files_and_tasks_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give --task"):
         evaluate(load_policy(bare))
     assert evaluate(load_policy(bare), task="hopper-medium", episodes=1)["task"] == "hopper-medium"
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+@pytest.mark.parametrize("algo", ["damo", "rambo"])
+def test_an_exported_policy_acts_as_the_saved_one(
+    algo: str, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if suffix == ".onnx":
+        pytest.importorskip("onnxscript")
+    scaler = StandardScaler(np.full((1, OBS), 0.5, np.float32), np.full((1, OBS), 2.0, np.float32)) if algo == "rambo" else None
+    policy = trained(algo, scaler)
+    if algo == "rambo" and "obs_mu" not in policy.state_dict():
+        pytest.skip("the kit's RAMBO does not save its statistics")
+    out = tmp_path / f"policy{suffix}"
+    main(["export", str(save(policy, tmp_path / "run", algo)), str(out)])
+    assert "equal to the policy's mode" in capsys.readouterr().out
+    obs = np.random.default_rng(1).normal(size=(5, OBS)).astype(np.float32)
+    if suffix == ".pt2":
+        found = torch.export.load(out).module()(torch.from_numpy(obs)).detach().numpy()
+    else:
+        onnxruntime = pytest.importorskip("onnxruntime")
+        (found,) = onnxruntime.InferenceSession(out).run(["actions"], {"obs": obs})
+    np.testing.assert_allclose(found, policy.select_action(obs, deterministic=True), atol=1e-5)
+
+
+def test_an_export_that_cannot_be_or_differs_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = load_policy(save(trained("damo"), tmp_path / "run", "damo"))
+    with pytest.raises(UserError, match=r"\.pt2 or \.onnx, not 'policy\.pkl'"):
+        export.export_policy(policy, tmp_path / "policy.pkl")
+    monkeypatch.setattr(export, "_load_torch", lambda path: lambda obss: np.ones((len(obss), ACT), np.float32))
+    with pytest.raises(UserError, match="differ from the original's by"):
+        export.export_policy(policy, tmp_path / "policy.pt2")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install onnx onnxscript onnxruntime"):
+        export.export_policy(policy, tmp_path / "policy.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_film_shows_the_episode_that_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames in place of MuJoCo's, which not every machine can draw: what counts is their number and pace, and the episode."""
+    policy = load_policy(save(trained("damo"), tmp_path / "run", "damo"))
+    drawn: list[int] = []
+
+    def frame(simulator: Any) -> np.ndarray:
+        drawn.append(len(drawn))
+        return np.full((48, 64, 3), len(drawn) % 250, np.uint8)
+
+    monkeypatch.setattr(video, "_drawn", frame)
+    out = tmp_path / "episode.gif"
+    value = video.film_episode(policy, out, seed=5)
+    found = evaluate(policy, episodes=1, seed=5)
+    assert value == pytest.approx(found["returns"][0], rel=1e-5)
+    length = found["lengths"][0]
+    with PIL.Image.open(out) as film:
+        assert film.n_frames == len(drawn) == 1 + length // 3  # Hopper's 125 steps a second, every third of them
+        assert film.info["duration"] == pytest.approx(24, abs=5)
+
+
+def test_a_film_that_cannot_be_made_is_one_sentence_and_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = save(trained("damo"), tmp_path / "run", "damo")
+    with pytest.raises(UserError, match=r"a film is \.mp4 or \.gif, not 'a\.avi'"):
+        main(["evaluate", str(run), "--video", str(tmp_path / "a.avi")])
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(UserError, match=r"pip install \"imageio\[ffmpeg\]\""):
+        main(["evaluate", str(run), "--video", str(tmp_path / "a.mp4")])
+
+    def broken(self: Any) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'glGetError'")
+
+    monkeypatch.setattr("gymnasium.envs.mujoco.mujoco_env.MujocoEnv.render", broken)
+    with pytest.raises(UserError, match=r"cannot draw here.*MUJOCO_GL"):
+        main(["evaluate", str(run), "--video", str(tmp_path / "a.gif")])
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

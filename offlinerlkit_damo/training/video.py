@@ -1,0 +1,78 @@
+"""A film of one episode of a saved policy, as .mp4 or .gif."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from contextlib import closing
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import imageio.v2 as imageio
+import numpy as np
+from numpy.typing import NDArray
+
+from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.files import replacing
+from offlinerlkit_damo.tasks.simulator import Simulator, make_simulator
+from offlinerlkit_damo.training.dynamics import seed_everything
+from offlinerlkit_damo.training.saved import SavedPolicy, task_of
+
+VIEW = {"render_mode": "rgb_array", "camera_name": "track", "width": 400, "height": 300}
+"""Of MuJoCo's simulators: their camera that follows the robot."""
+
+MAX_FPS = 50  # a GIF has no shorter frames; frames of faster simulators are left out, so that the film runs at the robot's own speed
+
+
+def check_film(path: Path) -> None:
+    """Raises UserError if no film can be written with this name: its ending, or a missing encoder."""
+    if path.suffix not in (".mp4", ".gif"):
+        raise UserError(f"a film is .mp4 or .gif, not {path.name!r}")
+    if path.suffix == ".mp4":
+        try:
+            import_module("imageio_ffmpeg")
+        except ImportError:
+            raise UserError('an .mp4 needs an encoder; run: pip install "imageio[ffmpeg]", or write a .gif') from None
+
+
+def film_episode(policy: SavedPolicy, path: Path, *, task: str | None = None, seed: int = 0, deterministic: bool = True) -> float:
+    """Play the episode seeded `seed`, write its film to `path`, and return its undiscounted return.
+
+    Raises UserError for another ending than .mp4 and .gif, without the encoder that it needs, and where nothing can be drawn.
+    """
+    check_film(path)
+    spec = task_of(policy, task)
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")  # without a screen
+    seed_everything(seed)
+    with closing(make_simulator(spec.env_id, **VIEW)) as simulator, replacing(path) as temporary:
+        fps = float(simulator.metadata["render_fps"])
+        stride = math.ceil(fps / MAX_FPS)
+        pace: dict[str, Any] = {"fps": fps / stride} if path.suffix == ".mp4" else {"duration": 1000 * stride / fps, "loop": 0}
+        obs, _ = simulator.reset(seed=seed)
+        first = _drawn(simulator)
+        film: Any
+        with imageio.get_writer(temporary, **pace) as film:
+            film.append_data(first)
+            total, step, over = 0.0, 0, False
+            while not over:
+                action = policy.select_action(obs, deterministic=deterministic)
+                obs, reward, terminated, truncated, _ = simulator.step(action)
+                total, step, over = total + float(reward), step + 1, terminated or truncated
+                if step % stride == 0:
+                    film.append_data(_drawn(simulator))
+    return total
+
+
+def _drawn(simulator: Simulator) -> NDArray[np.uint8]:
+    try:
+        frame: Any = simulator.render()
+        return np.asarray(frame, np.uint8)
+    except Exception as error:  # graphics libraries that are missing or do not work fail in many ways
+        reason = " ".join(str(error).split())[:150]
+        raise UserError(
+            f"MuJoCo cannot draw here ({reason}); install the system's OpenGL libraries (Debian: libegl1 or libosmesa6) and set MUJOCO_GL "
+            "to egl, osmesa or glfw"
+        ) from error
