@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from offlinerlkit_damo.data_command import add_data_flags
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.flags import Parser, add_config_flags, parse_config, run_command, train_and_report
 
@@ -15,26 +16,6 @@ HOST_VARIABLE = "OFFLINERLKIT_DAMO_HOST"  # kit.host's, which cannot be imported
 
 def _train(arguments: argparse.Namespace) -> None:
     train_and_report(parse_config(arguments), resume=arguments.resume, force=arguments.force)
-
-
-def _data(arguments: argparse.Namespace) -> None:
-    from offlinerlkit_damo.tasks import can_make, d4rl_dataset, get_task, list_tasks, load_dataset, make_dataset
-
-    if arguments.action == "list":
-        for name in list_tasks():
-            print(f"{name:30s} {get_task(name).env_id:15s} {'generated' if can_make(name) else 'give a file with --data'}")
-        for name in list_tasks("d4rl"):
-            print(f"{name:30s} {get_task(name).env_id:15s} D4RL")
-        return
-    if arguments.name is None:
-        raise UserError(f"data {arguments.action} needs a task name; see `data list`")
-    task = get_task(arguments.name)
-    wanted, other = ("d4rl", "make") if arguments.action == "fetch" else ("generated", "fetch")
-    if task.source != wanted:
-        raise UserError(f"{arguments.name} is not for `data {arguments.action}`; use `data {other} {arguments.name}`")
-    path = d4rl_dataset(task) if task.source == "d4rl" else make_dataset(task, size=arguments.size, seed=arguments.seed)
-    dataset = load_dataset(path)
-    print(f"{path}\n{dataset.report.summary()}, mean return {dataset.mean_return:.1f}, sha256 {dataset.fingerprint[:16]}")
 
 
 def _dynamics(arguments: argparse.Namespace) -> None:
@@ -131,12 +112,8 @@ def main(argv: Sequence[str]) -> None:
     add_config_flags(train)
     train.set_defaults(run=_train)
 
-    data = commands.add_parser("data", help="list the tasks, make a generated dataset or fetch one of D4RL's")
-    data.add_argument("action", choices=("list", "make", "fetch"), help="list the tasks, make one's dataset, or fetch D4RL's")
-    data.add_argument("name", nargs="?", help="task, e.g. hopper-medium-expert to make, hopper-medium-expert-v2 to fetch")
-    data.add_argument("--size", type=int, default=200_000, help="transitions to make [200000]")
-    data.add_argument("--seed", type=int, default=0, help="seed of the dataset made [0]")
-    data.set_defaults(run=_data)
+    data = commands.add_parser("data", help="list the tasks; look at, check, make or fetch a dataset")
+    add_data_flags(data)
 
     evaluate = commands.add_parser("evaluate", help="play episodes with a saved policy, of this package or of the kit")
     evaluate.add_argument("path", metavar="RUN", type=Path, help="run folder, or a policy.pth or checkpoint of one")

@@ -149,7 +149,10 @@ class Config:
 
     algo_name: str = option("damo", "algorithm", choices=ALGORITHMS)
     task: str = option("hopper-medium-expert", "task; see `data list`: hopper-medium is generated here, hopper-medium-v2 D4RL's")
-    data: str | None = option(None, "learn from this instead of the task's dataset: a D4RL-format HDF5 file, or minari:<id>")
+    data: str | None = option(None, "learn from this instead of the task's dataset: an .hdf5 or .npz file, or minari:<id>")
+    env: str | None = option(None, "judge --data in this simulator of Gymnasium's instead of the task's, such as Hopper-v5")
+    no_eval: bool = option(False, "train without a simulator, and so without scores")
+    env_backend: str = option("gymnasium", "simulators: Gymnasium's, or D4RL's own where gym and d4rl work", choices=("gymnasium", "d4rl"))
     data_size: int = option(200_000, "transitions of a generated dataset", least=1)
     data_seed: int = option(0, "seed of a generated dataset", least=0, most=MAX_SEED)
     preset: str | None = option(None, "preset of configs/<algo>.yaml, for damo paper, ompo or stable; none = the file's default")
@@ -235,6 +238,12 @@ class Config:
                 "dynamics_max_epochs is none and dynamics_lr_schedule cosine, which falls to 0 over a number of epochs; give a number, or "
                 "--dynamics-lr-schedule constant with a smaller --dynamics-lr (the kit's is 1e-3)"
             )
+        if self.env is not None and self.data is None:
+            raise UserError("env is the simulator of a dataset of your own; give that with --data, or choose a --task instead")
+        if self.env is not None and self.no_eval:
+            raise UserError("env and no_eval exclude each other; leave one out")
+        if self.env_backend == "d4rl" and (self.env is not None or self.no_eval):
+            raise UserError("env_backend d4rl is for D4RL's own tasks; it has no effect with --env or --no-eval")
         if self.n_elites > self.n_ensemble:
             raise UserError(f"n_elites is {self.n_elites}, more than the {self.n_ensemble} models of n_ensemble")
         if len(self.dynamics_weight_decay) != len(self.dynamics_hidden_dims) + 1:
@@ -376,12 +385,25 @@ def resolve(flags: Mapping[str, Any], *, config_file: Path | None = None, defaul
     if name not in packaged["presets"]:
         raise unknown("preset", name, packaged["presets"])
     preset = packaged["presets"][name]
-    task = str(given.get("task", Config.task)).removesuffix("-v2")
+    given.setdefault("task", _task_of_own_data(given) or Config.task)
+    # its package imports this module
+    from offlinerlkit_damo.tasks.task import preset_name
+
+    task = preset_name(str(given["task"]))
     layers = {**preset["options"], **preset["tasks"].get(task, {}), **given, "algo_name": algo_name, "preset": name}
     config = Config.from_flat(layers)
     if algo_name not in (*MODEL_FREE, "damo"):  # DAMO's own switches are ablations: what is left still reads some of the rest
         _refuse_idle_terms(config, flags)
     return config
+
+
+def _task_of_own_data(given: Mapping[str, Any]) -> str | None:
+    """What a run on the user's own data is called, if it is one."""
+    if given.get("env") is not None:
+        return str(given["env"])
+    if given.get("data") is not None and coerce("no_eval", given.get("no_eval", False)):
+        return Path(str(given["data"])).stem
+    return None
 
 
 OF_ALIGNMENT = {"damo_alpha", "ratio_mode", "ratio_centering", "logit_clip", "absorbing"}

@@ -128,6 +128,9 @@ def train_and_report(config: Config, *, resume: Path | None = None, force: bool 
 
     results = train(config, resume=resume, force=force)
     folder, mean = Path(results["folder"]), results["dataset"]["mean_score"]
+    if results["last_10_performance"] is None:
+        print(f"not evaluated (--no-eval)\nrun folder: {folder}")
+        return folder
     draw_learning_curve([folder], folder / "result" / "learning_curve.png")
     beside = "" if mean is None else f" (dataset mean {mean:.1f})"
     print(f"last 10 evaluations: {results['last_10_performance']:.1f} normalised points{beside}\nrun folder: {folder}")

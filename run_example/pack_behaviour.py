@@ -22,7 +22,7 @@ from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import replacing
 from offlinerlkit_damo.tasks.simulator import make_simulator
 from offlinerlkit_damo.tasks.snapshots import FOLDER, WEIGHTS, Actor
-from offlinerlkit_damo.tasks.task import ROBOTS
+from offlinerlkit_damo.tasks.task import GENERATED_ROBOTS, ROBOTS
 
 MEDIUM_SCORE = {"hopper": 52.5, "halfcheetah": 45.0, "walker2d": 70.0}  # normalised, middle of the range aimed at
 CANDIDATES = 3  # snapshots measured for each of the two roles; the log's few episodes only suggest them
@@ -117,7 +117,7 @@ def pack(robot: str, folder: Path, out: Path, *, count: int, episodes: int, prog
 def main() -> None:
     """Parse the command line and pack one robot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--robot", choices=sorted(ROBOTS), required=True)
+    parser.add_argument("--robot", choices=GENERATED_ROBOTS, required=True)
     parser.add_argument("--folder", type=Path, required=True, help="folder that train_behaviour.py wrote")
     parser.add_argument("--out", type=Path, help="file to write; default: the package's own for the robot")
     parser.add_argument("--count", type=int, default=20, help="snapshots to keep, about")

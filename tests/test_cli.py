@@ -87,7 +87,7 @@ WRONG = [
     ("train --data good.hdf5 --task halfcheetah-medium", "halfcheetah"),
     ("train --data good.hdf5 --logdir file/log", "--logdir"),
     ("train --data good.hdf5 --seed 4294967296", "seed"),
-    ("data make", "task name"),
+    ("data make", "data list"),
     ("data make hopper", "hopper"),
     ("data make hopper-random --size 0", "size 0"),
     ("data make hopper-random --size many", "many"),
@@ -237,7 +237,7 @@ def test_data_list_names_the_tasks(capsys: pytest.CaptureFixture[str]) -> None:
     """One line a task, with its simulator."""
     main(["data", "list"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 15 + 18
+    assert len(lines) == 15 + 24 + 12 + 9
     assert any(re.fullmatch(r"hopper-medium-expert +Hopper-v4 +generated", line) for line in lines)
 
 

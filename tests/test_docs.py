@@ -74,7 +74,7 @@ def train(folder: Path, method: DAMOConfig) -> set[str]:
         lr_scheduler=scheduler, init_obss=data["observations"][:5], ratio_batch_size=8,
     )
     trainer.train()
-    tables = (folder / "record").glob("*.csv")
+    tables = (folder / "record").glob("*_progress.csv")
     return {column.strip() for table in tables for column in table.read_text().splitlines()[0].split(",")}
 
 

@@ -33,7 +33,8 @@ def draw_learning_curve(folders: Sequence[Path], path: Path) -> None:
         (line,) = axes.plot(table["timestep"], table["score"], marker=".", label=f"{config['algo_name']}, seed {config['seed']}")
         low, high = table["score"] - table["std"], table["score"] + table["std"]
         axes.fill_between(table["timestep"], low, high, alpha=0.15, color=line.get_color(), linewidth=0)
-    lines = [(0.0, "random", ":"), (100.0, "expert", "-.")]
+    # a simulator without known references is scored by the return itself
+    lines = [(0.0, "random", ":"), (100.0, "expert", "-.")] if task["robot"] else []
     if dataset["mean_score"] is not None:
         lines.append((dataset["mean_score"], "dataset mean", "--"))
     for value, name, style in lines:
@@ -43,9 +44,11 @@ def draw_learning_curve(folders: Sequence[Path], path: Path) -> None:
             f"{name} {value:.0f}", (1, value), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points", va="center",
             fontsize=8, color="0.35",
         )  # fmt: skip
-    kind = {"generated": "generated", "d4rl": "D4RL", "file": "own data"}[dataset["source"]]
-    axes.set(xlabel="gradient steps", ylabel="normalised score (band: std over episodes)", title=f"{task['name']} ({kind})")
-    axes.set_ylim(top=max(112, axes.get_ylim()[1]))
+    kind = {"d4rl": "D4RL", "file": "own data", "minari": "Minari", "neorl": "NeoRL"}.get(dataset["source"], dataset["source"])
+    what = "normalised score" if task["robot"] else "return"
+    axes.set(xlabel="gradient steps", ylabel=f"{what} (band: std over episodes)", title=f"{task['name']} ({kind})")
+    if task["robot"]:
+        axes.set_ylim(top=max(112, axes.get_ylim()[1]))
     axes.legend(loc="upper left", fontsize=8)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150)

@@ -9,7 +9,7 @@ import h5py
 
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.tasks.download import download
-from offlinerlkit_damo.tasks.task import Task
+from offlinerlkit_damo.tasks.task import Task, list_tasks
 
 FOLDER_VARIABLE = "D4RL_DATASET_DIR"  # d4rl's own
 HOST_VARIABLE = "OFFLINERLKIT_DAMO_D4RL_URL"
@@ -25,14 +25,14 @@ def d4rl_folder() -> Path:
 
 def d4rl_file(task: Task) -> str:
     """The file's name at D4RL: hopper_medium_replay-v2.hdf5."""
-    return f"{task.robot}_{task.quality.replace('-', '_')}-v2.hdf5"
+    return f"{task.name.replace('-', '_')}-v2.hdf5"
 
 
 def d4rl_dataset(task: Task, *, progress: bool = True) -> Path:
     """The path of D4RL's dataset of `task`, fetched on first use. Raises UserError, with the address and the folder, where it cannot be."""
     folder, name = d4rl_folder(), d4rl_file(task)
     url = f"{os.environ.get(HOST_VARIABLE, PUBLIC_HOST).rstrip('/')}/{name}"
-    generated = f", or use --task {task.name}, which is generated here" if task.quality != "full-replay" else ""
+    generated = f", or use --task {task.name}, which is generated here" if task.name in list_tasks() else ""
     remedy = f"put the file {url} into {folder} yourself ({FOLDER_VARIABLE} names another folder), give its path with --data{generated}"
     return download(url, folder / name, check=_check, remedy=remedy, progress=progress)
 

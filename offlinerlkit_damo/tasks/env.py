@@ -6,7 +6,8 @@ adapter translates. Observations leave it as float32, the policies' type.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from offlinerlkit_damo.errors import UserError, unknown
 from offlinerlkit_damo.tasks.dataset import Floats
 from offlinerlkit_damo.tasks.simulator import Simulator, make_simulator
-from offlinerlkit_damo.tasks.task import ROBOTS, Task, get_task
+from offlinerlkit_damo.tasks.task import ROBOTS, Task, get_task, robot_of
 
 SelectAction = Callable[[Floats], NDArray[Any]]  # obss [B, d] -> actions [B, a]
 
@@ -24,23 +25,34 @@ SelectAction = Callable[[Floats], NDArray[Any]]  # obss [B, d] -> actions [B, a]
 class SimulatorEnv:
     """One task's simulator, with the interface of gym 0.2x, D4RL's normalised scores and batched evaluation episodes.
 
-    `observation_space` is float32, as the observations are; `action_space` is the simulator's.
+    `observation_space` is float32, as the observations are. Actions are in [-1, 1], those of the policies; a simulator with other bounds
+    gets them scaled to its own.
     """
 
-    def __init__(self, env_id: str, ref_min_score: float, ref_max_score: float) -> None:
-        """`env_id` is Gymnasium's; the two undiscounted returns are those that score 0 and 1. See `make_env`."""
+    def __init__(
+        self, env_id: str, ref_min_score: float, ref_max_score: float, *, options: Mapping[str, Any] | None = None, zeros: int = 0
+    ) -> None:
+        """`env_id` and its `options` are Gymnasium's; the two undiscounted returns are those that score 0 and 1. See `make_env`.
+
+        `zeros`: columns of zeros behind the simulator's own observation.
+        """
         self.env_id = env_id
+        self._options, self._zeros = dict(options or {}), zeros
         self.ref_min_score = ref_min_score
         self.ref_max_score = ref_max_score
-        self._simulator = make_simulator(env_id)
+        self._simulator = make_simulator(env_id, **self._options)
         self._pool: list[Simulator] = []  # for run_episodes, kept between calls
         self._seed: int | None = None
         space, actions = self._simulator.observation_space, self._simulator.action_space
         if not isinstance(space, gymnasium.spaces.Box) or not isinstance(actions, gymnasium.spaces.Box):
             raise UserError(f"{env_id} has discrete observations or actions; choose one where both are continuous")
-        low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+        if not (actions.is_bounded() and len(actions.shape) == 1 and len(space.shape) == 1):
+            raise UserError(f"{env_id} has observations or actions that are no vectors, or unbounded actions; choose another simulator")
+        low, high = (np.append(bound, np.zeros(zeros)).astype(np.float32) for bound in (space.low, space.high))
         self.observation_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
-        self.action_space = actions
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, actions.shape, np.float32)
+        scaled = (actions.low != -1).any() or (actions.high != 1).any()
+        self._bounds = (actions.low, actions.high) if scaled else None
 
     def seed(self, seed: int) -> list[int]:
         """Make the following resets and samples of the action space repeatable; returns [seed], as gym does."""
@@ -52,7 +64,7 @@ class SimulatorEnv:
         """Start an episode; the first observation, f32[d]."""
         obs, _ = self._simulator.reset(seed=self._seed)
         self._seed = None
-        return np.asarray(obs, np.float32)
+        return self._observed(obs)
 
     def step(self, action: NDArray[Any]) -> tuple[Floats, float, bool, dict[str, Any]]:
         """Apply `action` [a]: observation f32[d], reward, done, info.
@@ -60,9 +72,19 @@ class SimulatorEnv:
         `done` is True at a terminal and at the time limit; `info["TimeLimit.truncated"]` tells the second from the
         first.
         """
-        obs, reward, terminated, truncated, info = self._simulator.step(action)
+        obs, reward, terminated, truncated, info = self._simulator.step(self._scaled(action))
         info = {**info, "TimeLimit.truncated": bool(truncated and not terminated)}
-        return np.asarray(obs, np.float32), float(reward), bool(terminated or truncated), info
+        return self._observed(obs), float(reward), bool(terminated or truncated), info
+
+    def _observed(self, obs: NDArray[Any]) -> Floats:
+        observed = np.asarray(obs, np.float32)
+        return np.append(observed, np.zeros(self._zeros, np.float32)) if self._zeros else observed
+
+    def _scaled(self, action: NDArray[Any]) -> NDArray[Any]:
+        if self._bounds is None:
+            return action
+        low, high = self._bounds
+        return np.asarray(low + (np.clip(action, -1, 1) + 1) / 2 * (high - low), low.dtype)
 
     def get_normalized_score(self, score: float) -> float:
         """Where an undiscounted return lies between the references (0 and 1); times 100 it is D4RL's score."""
@@ -76,11 +98,11 @@ class SimulatorEnv:
         alone, and does not depend on `reset`, `step` or earlier calls.
         """
         while len(self._pool) < len(seeds):
-            self._pool.append(make_simulator(self.env_id))
+            self._pool.append(make_simulator(self.env_id, **self._options))
         shape = (len(seeds), *self.observation_space.shape)
         obss = np.empty(shape, np.float32)
         for i, seed in enumerate(seeds):
-            obss[i] = self._pool[i].reset(seed=int(seed))[0]
+            obss[i] = self._observed(self._pool[i].reset(seed=int(seed))[0])
         returns, lengths = np.zeros(len(seeds), np.float64), np.zeros(len(seeds), np.int64)
         alive = np.arange(len(seeds))
         while len(alive):
@@ -89,13 +111,22 @@ class SimulatorEnv:
                 raise ValueError(f"select_action gave {actions.shape} for {len(alive)} observations of {self.env_id}")
             going = np.ones(len(alive), bool)
             for row, i in enumerate(alive.tolist()):
-                obs, reward, terminated, truncated, _ = self._pool[i].step(actions[row])
-                obss[i] = obs
+                obs, reward, terminated, truncated, _ = self._pool[i].step(self._scaled(actions[row]))
+                obss[i] = self._observed(obs)
                 returns[i] += float(reward)
                 going[row] = not (terminated or truncated)
             lengths[alive] += 1
             alive = alive[going]
         return returns, lengths
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The simulator's own, such as "render_fps"."""
+        return self._simulator.metadata
+
+    def render(self) -> Any:
+        """The present state as an image, u8 [h, w, 3]; `make_env` must have been given a view."""
+        return self._simulator.render()
 
     def close(self) -> None:
         """Free the simulators; closing twice does no harm."""
@@ -104,28 +135,49 @@ class SimulatorEnv:
         self._pool.clear()
 
 
-def make_env(task: Task | str, *, ref_scores: tuple[float, float] | None = None) -> SimulatorEnv:
+def make_env(
+    task: Task | str, *, ref_scores: tuple[float, float] | None = None, view: Mapping[str, Any] | None = None
+) -> SimulatorEnv:
     """The simulator of a task, of a task's name, or with a Gymnasium id such as "Hopper-v4".
 
-    `ref_scores` (return that scores 0, return that scores 1) is needed for an id without known reference scores.
-    Raises UserError for an unknown name, an id without scores, and when the simulator is not installed.
+    `ref_scores` (return that scores 0, return that scores 1) is needed for an id without known reference scores; `view` holds Gymnasium's
+    options for `render`. Raises UserError for an unknown name, an id without scores, and when the simulator is not installed.
     """
-    if isinstance(task, str) and (task in gymnasium.registry or task != task.lower()):
+    if isinstance(task, str) and (task in gymnasium.registry or (task != task.lower() and ":" not in task)):
         if task not in gymnasium.registry:
             raise unknown("environment", task, gymnasium.registry)
-        env_id, scores = task, ref_scores or _known_scores(task)
-    else:
-        task = get_task(task) if isinstance(task, str) else task
-        env_id, scores = task.env_id, ref_scores or (task.ref_min_score, task.ref_max_score)
-    if scores is None:
-        raise UserError(f"no reference scores are known for {env_id!r}; pass ref_scores=(random return, expert return)")
+        robot = robot_of(task)
+        scores = ref_scores or (None if robot is None else (ROBOTS[robot].ref_min_score, ROBOTS[robot].ref_max_score))
+        if scores is None:
+            raise UserError(f"no reference scores are known for {task!r}; pass ref_scores=(random return, expert return)")
+        return SimulatorEnv(task, *_differing(task, scores), options=view)
+    task = get_task(task) if isinstance(task, str) else task
+    if task.env_id is None:
+        raise UserError(f"{task.name} has no simulator; give one with --env")
+    scores = _differing(task.env_id, ref_scores or (task.ref_min_score, task.ref_max_score))
+    return SimulatorEnv(task.env_id, *scores, options={**task.env_options, **(view or {})}, zeros=task.zeros)
+
+
+def _differing(env_id: str, scores: tuple[float, float]) -> tuple[float, float]:
     if scores[0] == scores[1]:
         raise UserError(f"the reference scores of {env_id!r} are both {scores[0]}; they must differ")
-    return SimulatorEnv(env_id, *scores)
+    return scores
 
 
-def _known_scores(env_id: str) -> tuple[float, float] | None:
-    for robot in ROBOTS.values():
-        if robot.env_id.rsplit("-v", 1)[0] == env_id.rsplit("-v", 1)[0]:
-            return robot.ref_min_score, robot.ref_max_score
-    return None
+def make_d4rl_env(task: Task) -> Any:
+    """D4RL's own simulator of one of its tasks, with gym's interface and `get_normalized_score`: what the host's scripts make.
+
+    Raises UserError unless gym and the d4rl package are installed and the task is one of D4RL's.
+    """
+    if task.source != "d4rl":
+        raise UserError(f"--env-backend d4rl is for D4RL's tasks, such as hopper-medium-v2; {task.name} is not one of them")
+    try:
+        gym: Any = importlib.import_module("gym")
+        importlib.import_module("d4rl")  # registers its tasks
+    except Exception as error:  # mujoco-py, which it needs, compiles itself when imported, and fails in many ways
+        reason = " ".join(str(error).split())[:150]
+        raise UserError(
+            f'--env-backend d4rl needs the packages gym and d4rl, which do not work here ({reason}); run: pip install "d4rl" "gym<0.25", '
+            "or use the default --env-backend gymnasium"
+        ) from error
+    return gym.make(f"{task.name}-v2")

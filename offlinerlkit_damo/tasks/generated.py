@@ -21,11 +21,11 @@ from offlinerlkit_damo.config import MAX_SEED
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import check_writable, replacing
 from offlinerlkit_damo.tasks.cache import REMEDY, cache_dir
+from offlinerlkit_damo.tasks.columns import MAX_ROWS
 from offlinerlkit_damo.tasks.dataset import Floats
-from offlinerlkit_damo.tasks.hdf5 import MAX_ROWS
 from offlinerlkit_damo.tasks.simulator import make_simulator
 from offlinerlkit_damo.tasks.snapshots import has_behaviour, load_behaviour
-from offlinerlkit_damo.tasks.task import Task, get_task
+from offlinerlkit_damo.tasks.task import ROBOTS, Task, get_task, list_tasks
 
 RECIPE = 2  # raise when the same inputs give other rows
 DEFAULT_SIZE = 200_000
@@ -84,19 +84,28 @@ def make_dataset(task: Task | str, *, size: int = DEFAULT_SIZE, seed: int = 0, p
 def can_make(task: Task | str) -> bool:
     """Whether this package has what `make_dataset` needs for `task`: only uniform actions need no behaviour policy."""
     task = get_task(task) if isinstance(task, str) else task
-    return task.quality == "random" or has_behaviour(task.robot)
+    return task.source == "generated" and (task.quality == "random" or has_behaviour(_robot(task)))
+
+
+def _robot(task: Task) -> str:
+    if task.source != "generated" or task.robot is None:
+        raise UserError(f"{task.name} is not generated here; choose from {', '.join(list_tasks())}")
+    return task.robot
 
 
 def _players(task: Task) -> tuple[list[Player], str]:
     """The policies that play equal shares of the dataset, in order, and the fingerprint of the snapshots."""
 
+    robot = _robot(task)
+    action_dim = ROBOTS[robot].action_dim
+
     def uniform(obs: Floats, rng: np.random.Generator) -> Floats:
-        return rng.uniform(-1, 1, task.action_dim).astype(np.float32)
+        return rng.uniform(-1, 1, action_dim).astype(np.float32)
 
     random = Player(uniform, 0, float("nan"))
     if task.quality == "random":
         return [random], "none"
-    behaviour = load_behaviour(task.robot)
+    behaviour = load_behaviour(robot)
 
     def snapshot(index: int) -> Player:
         return Player(behaviour.actor(index), int(behaviour.steps[index]), float(behaviour.returns[index]))
@@ -105,7 +114,7 @@ def _players(task: Task) -> tuple[list[Player], str]:
         players = [random, *(snapshot(index) for index in range(behaviour.medium + 1))]
     else:
         chosen = {"medium": behaviour.medium, "expert": behaviour.expert}
-        players = [snapshot(chosen[name]) for name in task.quality.split("-")]
+        players = [snapshot(chosen[name]) for name in str(task.quality).split("-")]
     return players, behaviour.fingerprint
 
 
@@ -119,13 +128,14 @@ def _play(
     """
     starts = np.linspace(0, size, len(players), endpoint=False)
     policy_rows = [0] * len(players)
-    observations = np.empty((size, task.obs_dim), np.float32)
+    robot = ROBOTS[_robot(task)]
+    observations = np.empty((size, robot.obs_dim), np.float32)
     next_observations = np.empty_like(observations)
-    actions = np.empty((size, task.action_dim), np.float32)
+    actions = np.empty((size, robot.action_dim), np.float32)
     rewards = np.empty(size, np.float32)
     terminals, timeouts = np.zeros(size, bool), np.zeros(size, bool)
     rng = np.random.default_rng(seed)
-    simulator = make_simulator(task.env_id)
+    simulator = make_simulator(str(task.env_id))
     simulator.reset(seed=seed)  # the resets that follow continue from this seed
     obs, player, going = np.empty(0, np.float32), 0, False
     for row in tqdm(range(size), desc=f"generating {task.name}", unit="step", disable=not progress, mininterval=0.5):

@@ -9,8 +9,7 @@ import numpy as np
 
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.tasks.dataset import OfflineDataset, assemble, check_actions, check_finite
-
-PREFIX = "minari:"
+from offlinerlkit_damo.tasks.task import MINARI
 
 
 def load_minari(name: str) -> OfflineDataset:
@@ -19,7 +18,7 @@ def load_minari(name: str) -> OfflineDataset:
     Every recorded step is kept: an episode holds its last observation, so a step at a time limit has its true successor. Raises UserError
     where Minari or what it needs is not installed, for a name it does not have, and for spaces or values that cannot be learned from.
     """
-    identifier = name.removeprefix(PREFIX)
+    identifier = name.removeprefix(MINARI)
     try:
         minari: Any = importlib.import_module("minari")
     except ImportError:

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
+from offlinerlkit_damo.config import Config
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.tasks.d4rl import d4rl_dataset
 from offlinerlkit_damo.tasks.dataset import OfflineDataset
+from offlinerlkit_damo.tasks.file import load_dataset
 from offlinerlkit_damo.tasks.generated import DEFAULT_SIZE, make_dataset
-from offlinerlkit_damo.tasks.hdf5 import load_dataset
-from offlinerlkit_damo.tasks.minari import PREFIX, load_minari
-from offlinerlkit_damo.tasks.task import Task, get_task
+from offlinerlkit_damo.tasks.minari import load_minari
+from offlinerlkit_damo.tasks.neorl import load_neorl
+from offlinerlkit_damo.tasks.task import MINARI, Task, file_task, get_task
+
+
+def config_task(config: Config) -> Task:
+    """The task of a run: one by name, or of the user's own data, in the simulator of --env or in none. Raises UserError as `get_task`."""
+    if config.env is not None:
+        return file_task(config.task, config.env)
+    try:
+        task = get_task(config.task)
+    except UserError:
+        if not (config.no_eval and config.data is not None):
+            raise
+        task = file_task(config.task, None)
+    return dataclasses.replace(task, env_id=None) if config.no_eval else task
 
 
 def resolve_dataset(
@@ -21,15 +37,20 @@ def resolve_dataset(
     seed: int = 0,
     progress: bool = True,
 ) -> OfflineDataset:
-    """The dataset at `path` (a file, or "minari:<id>") or, without one, the task's: D4RL's, or the generated one.
+    """The dataset at `path` (a file, or "minari:<id>") or, without one, the task's: generated, D4RL's, Minari's or NeoRL's.
 
     The other arguments are those of `make_dataset`.
 
-    Raises UserError as `load_dataset`, `load_minari`, `d4rl_dataset` and `make_dataset` do, and when the file is that of another robot.
+    Raises UserError as `load_dataset`, `load_minari`, `load_neorl`, `d4rl_dataset` and `make_dataset` do, and for a dataset that is not of
+    the task's robot.
     """
     task = get_task(task) if isinstance(task, str) else task
-    if path is not None and str(path).startswith(PREFIX):
+    if path is not None and str(path).startswith(MINARI):
         return _fitting(load_minari(str(path)), str(path), task)
+    if path is None and task.source == "minari":
+        return _fitting(load_minari(task.name), task.name, task)
+    if path is None and task.source == "neorl":
+        return _fitting(load_neorl(task), task.name, task)
     if path is not None:
         source = Path(path)
     elif task.source == "d4rl":
@@ -41,7 +62,7 @@ def resolve_dataset(
 
 def _fitting(dataset: OfflineDataset, source: str, task: Task) -> OfflineDataset:
     found, needed = (dataset.obs_dim, dataset.action_dim), (task.obs_dim, task.action_dim)
-    if found != needed:
+    if task.obs_dim is not None and found != needed:
         raise UserError(
             f"{source} has (observation, action) dimensions {found} but {task.robot} has {needed}; "
             "choose the task that the file was recorded in"

@@ -140,7 +140,7 @@ class Bench:
         config = self._config("damo", "fast")
         host, ours = (self._dynamics(config, host=host) for host in (True, False))
         flops = counted(lambda: self._dynamics(config, host=False).train(made_up(256 + 64), NOTHING, max_epochs=1))
-        logger: Any = _Silence(folder)
+        logger: Any = Silence(folder)
 
         def run(dynamics: EnsembleDynamics) -> Work:
             return lambda: dynamics.train(data, logger, max_epochs=1)
@@ -198,7 +198,7 @@ def stages(size: Size) -> Iterator[Iterator[Stage]]:
         yield each()
 
 
-class _Silence:
+class Silence:
     """A logger that the host's training can write to."""
 
     def __init__(self, folder: Path) -> None:

@@ -7,18 +7,20 @@ import json
 import math
 import random
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from offlinerlkit_damo.config import Config
 from offlinerlkit_damo.engine.dynamics import RoutedDynamics
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.kit import HOST, EnsembleDynamics, EnsembleDynamicsModel, Logger, StandardScaler, get_termination_fn
-from offlinerlkit_damo.tasks import OfflineDataset
+from offlinerlkit_damo.tasks import OfflineDataset, Task, config_task
 from offlinerlkit_damo.training.dynamics_store import locked, store, stored_facts, stored_folder
 
 SETTINGS = (
@@ -28,6 +30,7 @@ SETTINGS = (
 FILES = ("dynamics.pth", "mu.npy", "std.npy")
 STORE_FORMAT = 2  # raise when the same settings give another model
 MAX_HOLDOUT = 1000  # rows
+TerminationFn = Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], NDArray[np.bool_]]
 
 
 def seed_everything(seed: int) -> None:
@@ -53,10 +56,19 @@ def build_dynamics(config: Config, obs_dim: int, action_dim: int, scaler: Standa
     )
     optim = torch.optim.Adam(model.parameters(), lr=config.dynamics_lr, fused=True)
     penalty = config.penalty_coef if config.algo_name == "mopo" else 0.0
-    terminal_fn = get_termination_fn(config.task)
+    terminal_fn = termination_fn(config_task(config))
     if scaler is not None:
         terminal_fn = _on_raw_observations(terminal_fn, scaler)
     return RoutedDynamics(model, optim, StandardScaler(), terminal_fn, penalty_coef=penalty)
+
+
+def termination_fn(task: Task) -> TerminationFn:
+    """The host's rule, (obs, action, next_obs) -> bool [n, 1], of the task's robot; a simulator without one never ends a model rollout."""
+    if task.robot is None:
+        return lambda obs, action, next_obs: np.zeros((len(next_obs), 1), bool)
+    rule: TerminationFn = get_termination_fn(f"{task.robot}-v2")
+    skip = task.positions
+    return (lambda obs, action, next_obs: rule(obs[:, skip:], action, next_obs[:, skip:])) if skip else rule
 
 
 def _on_raw_observations(terminal_fn: Any, scaler: StandardScaler) -> Any:

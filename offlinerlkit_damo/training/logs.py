@@ -7,9 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from offlinerlkit_damo.files import replacing
+
+Floats = NDArray[np.float64]
 
 OUTPUTS = {
     "consoleout_backup": "stdout",
@@ -19,6 +23,8 @@ OUTPUTS = {
 }
 """A run's outputs, in the host logger's terms and with the host's names."""
 TEXT, POLICY, DYNAMICS, EVENTS = "consoleout_backup.txt", "policy_training_progress.csv", "dynamics_training_progress.csv", "tb"
+EPISODES = "evaluation_episodes.csv"
+"""Every episode of every evaluation, a row each: beside the host's tables, which have their means."""
 
 
 def text_size(record: Path) -> int:
@@ -27,13 +33,24 @@ def text_size(record: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
+def append_episodes(record: Path, timestep: int, returns: Floats, scores: Floats, lengths: NDArray[np.int64]) -> None:
+    """Add an evaluation's episodes [n] to their table: undiscounted returns, normalised points, steps."""
+    rows = [
+        f"{timestep},{i},{float(value)!r},{float(score)!r},{int(length)}\n"
+        for i, (value, score, length) in enumerate(zip(returns, scores, lengths, strict=True))
+    ]
+    with (record / EPISODES).open("a", encoding="utf-8") as file:
+        file.write(("" if file.tell() else "timestep,episode,return,score,length\n") + "".join(rows))
+
+
 def rewind(record: Path, timestep: int | None, size: int) -> None:
     """Cut the logs back to a checkpoint: rows of the policy's table up to `timestep`, `size` bytes of the console's copy.
 
     Without a checkpoint (`timestep` None) the run begins anew, and so do all of them. TensorBoard's files, whose last record may be torn,
     are written again from the tables.
     """
-    _cut(record / POLICY, timestep or 0)
+    for name in (POLICY, EPISODES):
+        _cut(record / name, timestep or 0)
     if timestep is None:
         _cut(record / DYNAMICS, 0)
     text = record / TEXT
@@ -43,14 +60,14 @@ def rewind(record: Path, timestep: int | None, size: int) -> None:
     shutil.rmtree(record / EVENTS, ignore_errors=True)
     writer: Any = SummaryWriter(str(record / EVENTS))
     for name in (DYNAMICS, POLICY):
-        for row in _rows(record / name):
+        for row in read_rows(record / name):
             for key, value in row.items():
                 if key != "timestep" and value:
                     writer.add_scalar(key, float(value), int(float(row["timestep"])))
     writer.close()
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path) -> list[dict[str, str]]:
     """The complete rows of a table; a torn last line has too few cells, or no end."""
     if not path.exists():
         return []
@@ -61,7 +78,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def _cut(path: Path, timestep: int) -> None:
-    rows = _rows(path)
+    rows = read_rows(path)
     if not path.exists():
         return
     kept = [row for row in rows if float(row["timestep"]) <= timestep]

@@ -6,7 +6,7 @@ import dataclasses
 import errno
 import shlex
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from offlinerlkit_damo.engine.dynamics import RoutedDynamics
 from offlinerlkit_damo.errors import Stopped, UserError
 from offlinerlkit_damo.files import check_writable, save_json
 from offlinerlkit_damo.kit import Logger, RunLogger, StandardScaler
-from offlinerlkit_damo.tasks import OfflineDataset, SimulatorEnv, get_task, make_env, resolve_dataset
+from offlinerlkit_damo.tasks import OfflineDataset, SimulatorEnv, Task, config_task, make_d4rl_env, make_env, resolve_dataset
 from offlinerlkit_damo.training.checkpoint import Checkpoints
 from offlinerlkit_damo.training.dynamics import check_dynamics_folder, dynamics_digest, prepare_dynamics, seed_everything
 from offlinerlkit_damo.training.guards import Guards
@@ -44,7 +44,7 @@ def train(config: Config, *, resume: Path | None = None, force: bool = False) ->
     stop = StopRequest(config.max_minutes)
     check_device(config.device)
     torch.set_num_threads(config.threads)
-    task = get_task(config.task)
+    task = config_task(config)
     # whatever can be found wrong is found before minutes of work, and before the run has a folder
     check_writable(run_parent(config), remedy="choose another folder with --logdir")
     dataset = resolve_dataset(task, config.data, size=config.data_size, seed=config.data_seed)
@@ -59,7 +59,9 @@ def train(config: Config, *, resume: Path | None = None, force: bool = False) ->
         )
     if config.load_dynamics_path is not None:
         check_dynamics_folder(Path(config.load_dynamics_path))
-    with closing(make_env(task)) as env:
+    with _simulator(config, task) as env:
+        if isinstance(env, SimulatorEnv):
+            _check_sizes(env, dataset)
         facts = run_facts(config, task, dataset)
         if resume is None:
             folder = make_run_folder(config)
@@ -67,6 +69,22 @@ def train(config: Config, *, resume: Path | None = None, force: bool = False) ->
             folder, facts["parts"] = resume, read_facts(resume).get("parts", [])
         with recorded(folder, facts), _explained(config, folder):
             return _train(config, dataset, env, folder, facts, stop, force=force)
+
+
+def _simulator(config: Config, task: Task) -> AbstractContextManager[Any]:
+    """The simulator to judge by, None where there is none."""
+    if task.env_id is None:
+        return nullcontext()
+    return closing(make_d4rl_env(task) if config.env_backend == "d4rl" else make_env(task))
+
+
+def _check_sizes(env: SimulatorEnv, dataset: OfflineDataset) -> None:
+    (obs_dim,), (action_dim,) = env.observation_space.shape, env.action_space.shape
+    if (obs_dim, action_dim) != (dataset.obs_dim, dataset.action_dim):
+        raise UserError(
+            f"the simulator {env.env_id} has observations and actions of sizes {obs_dim, action_dim}, the dataset "
+            f"{dataset.obs_dim, dataset.action_dim}; give the --env that it was recorded in, or --no-eval true"
+        )
 
 
 @contextmanager
@@ -92,7 +110,7 @@ def _explained(config: Config, folder: Path) -> Iterator[None]:
 def _train(
     config: Config,
     dataset: OfflineDataset,
-    env: SimulatorEnv,
+    env: Any,
     folder: Path,
     facts: dict[str, Any],
     stop: StopRequest,
@@ -112,11 +130,16 @@ def _train(
     scaler = None
     if config.algo_name == "rambo":  # its networks and its model see standardised observations, the simulator does not
         dataset, scaler = standardised(dataset)
+    if facts["task"]["robot"] is None and dataset.terminals.any() and config.algo_name in MODEL_BASED:
+        logger.log(
+            f"WARNING: {int(dataset.terminals.sum())} recorded transitions end their episode, and no rule is known by which the states of "
+            f"{config.task} do: rollouts of the model never end"
+        )
     dynamics, dynamics_facts = None, None
     if config.algo_name in MODEL_BASED:
         dynamics, dynamics_facts = prepare_dynamics(config, dataset, logger, scaler)
         about["dynamics"] = dynamics_digest(dynamics)
-    trainer = _trainer(config, dataset, env, logger, dynamics, scaler, fresh=checkpoint is None)
+    trainer = make_trainer(config, dataset, env, logger, dynamics, scaler, fresh=checkpoint is None)
     trainer.checkpoints = Checkpoints(folder, about, every=config.checkpoint_every, keep_every=config.keep_every)
     trainer.guards = Guards(largest_reward=float(np.abs(dataset.rewards).max()), gamma=config.gamma)
     trainer.stop_on_warning = config.on_warning == "stop"
@@ -135,6 +158,7 @@ def _train(
         raise Stopped(f"{reason}; --resume {shlex.quote(str(folder))} continues it", code=reason.code) from None
     results = {
         **facts,
+        "last_10_performance": None,
         **performance,
         "dynamics": dynamics_facts,
         "seconds": round(trainer.seconds, 1),
@@ -145,10 +169,10 @@ def _train(
     return {**results, "folder": str(folder)}
 
 
-def _trainer(
+def make_trainer(
     config: Config,
     dataset: OfflineDataset,
-    env: SimulatorEnv,
+    env: Any,
     logger: Logger,
     dynamics: RoutedDynamics | None,
     scaler: StandardScaler | None,

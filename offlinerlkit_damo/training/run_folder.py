@@ -61,6 +61,7 @@ def run_facts(config: Config, task: Task, dataset: OfflineDataset) -> dict[str, 
             "mean_return": mean_return,
             "mean_score": None if mean_return is None else 100 * (mean_return - task.ref_min_score) / span,
             "source": "file" if config.data is not None else task.source,
+            "terminal_rows": int(dataset.terminals.sum()),
         },
         "host": dataclasses.asdict(HOST),
         "versions": {

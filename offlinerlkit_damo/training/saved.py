@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,12 +28,12 @@ class SavedPolicy:
     """The actor of a saved policy. Build it with `load_policy`.
 
     Attributes:
-        task: the task it was trained for, None if its folder does not say.
+        task: the task it was trained for, None if its folder does not say or names an unknown one.
         algo_name: the algorithm that trained it, None likewise.
         obs_dim, action_dim: d and a.
     """
 
-    def __init__(self, state: Mapping[str, Tensor], *, task: str | None, algo_name: str | None) -> None:
+    def __init__(self, state: Mapping[str, Tensor], *, task: Task | None, algo_name: str | None) -> None:
         """`state`: a policy's state dict; the sizes of its actor's networks are those of its weights."""
         self.task, self.algo_name = task, algo_name
         actor = {name.removeprefix("actor."): value for name, value in state.items() if name.startswith("actor.")}
@@ -134,25 +134,25 @@ def _checkpointed(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _origin(folder: Path) -> tuple[str | None, str | None]:
-    """Task and algorithm of a run folder: our run.json, the kit's record/hyper_param.json, or log/<task>/<algo>/<run>."""
-    for name, key in ((folder / "run.json", "config"), (folder / "record" / "hyper_param.json", None)):
-        try:
-            content = json.loads(name.read_text(encoding="utf-8"))
-            values = content[key] if key else content
-            return str(values["task"]), str(values["algo_name"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return None, None
+def _origin(folder: Path) -> tuple[Task | None, str | None]:
+    """Task and algorithm of a run folder, by our run.json or the kit's record/hyper_param.json."""
+    task, algo_name = None, None
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return Task(**content["task"]), str(content["config"]["algo_name"])
+    with suppress(OSError, ValueError, KeyError, TypeError, UserError):
+        content = json.loads((folder / "record" / "hyper_param.json").read_text(encoding="utf-8"))
+        algo_name = str(content["algo_name"])
+        task = get_task(str(content["task"]))
+    return task, algo_name
 
 
 def task_of(policy: SavedPolicy, task: str | None) -> Task:
     """The task called `task`, or else the one that the policy's folder names. Raises UserError unless there is one, of its sizes."""
-    name = task or policy.task
-    if name is None:
+    spec = policy.task if task is None else get_task(task)
+    if spec is None:
         raise UserError("the policy's folder does not say which task it was trained for; give --task")
-    spec = get_task(name)
-    if (spec.obs_dim, spec.action_dim) != (policy.obs_dim, policy.action_dim):
+    if spec.obs_dim is not None and (spec.obs_dim, spec.action_dim) != (policy.obs_dim, policy.action_dim):
         raise UserError(
             f"the policy takes observations and actions of sizes {policy.obs_dim, policy.action_dim}, {spec.name} has "
             f"{spec.obs_dim, spec.action_dim}; give the --task it was trained for"

@@ -22,6 +22,7 @@ from offlinerlkit_damo.kit import Logger, MBPolicyTrainer, ReplayBuffer
 from offlinerlkit_damo.training.averaging import AveragedActor
 from offlinerlkit_damo.training.checkpoint import Checkpoints
 from offlinerlkit_damo.training.guards import Guards
+from offlinerlkit_damo.training.logs import append_episodes
 from offlinerlkit_damo.training.state import policy_state, random_state, restore_policy, restore_random
 
 EVAL_SEED = 1_000_000
@@ -95,7 +96,10 @@ class DAMOTrainer(MBPolicyTrainer):
         """Every evaluation so far, in normalised points."""
 
     def train(self) -> dict[str, float]:
-        """Run all epochs; returns the mean of the last ten evaluations, "last_10_performance", in normalised score points."""
+        """Run all epochs; returns the mean of the last ten evaluations, "last_10_performance", in normalised score points.
+
+        Without a simulator (`eval_env` None) there are no evaluations and nothing is returned.
+        """
         self._started = time.time()
         steps = self._epoch * self._step_per_epoch
         with (
@@ -120,7 +124,8 @@ class DAMOTrainer(MBPolicyTrainer):
             save_torch(self.policy.state_dict(), Path(self.logger.model_dir) / "policy.pth")
         if not self._model_free:
             self.policy.dynamics.save(self.logger.model_dir)
-        return {"last_10_performance": float(np.mean(self.evaluations["score"][-10:]))}
+        scores = self.evaluations["score"]
+        return {"last_10_performance": float(np.mean(scores[-10:]))} if scores else {}
 
     def _checkpoint(self, checkpoints: Checkpoints, epoch: int | None) -> None:
         """Save the state; `epoch`: the one that has just ended, if so."""
@@ -156,7 +161,8 @@ class DAMOTrainer(MBPolicyTrainer):
         self.logger.logkv("eval/seconds", self.seconds)
         if epoch % self._eval_every == 0 or epoch == self._epoch:
             with self._evaluated_actor():
-                bar.set_postfix_str(f"score {self._log_scores():.1f}", refresh=False)
+                if self.eval_env is not None:
+                    bar.set_postfix_str(f"score {self._log_scores():.1f}", refresh=False)
                 save_torch(self.policy.state_dict(), Path(self.logger.checkpoint_dir) / "policy.pth")
         findings = self.guards.check(self._epoch_means()) if self.guards is not None else []
         self._dump()
@@ -292,6 +298,7 @@ class DAMOTrainer(MBPolicyTrainer):
         self.logger.logkv("eval/episode_length_std", lengths.std())
         for key, value in (("timestep", self._timestep), ("score", float(scores.mean())), ("std", float(scores.std()))):
             self.evaluations[key].append(value)
+        append_episodes(Path(self.logger.record_dir), self._timestep, returns, scores, lengths)
         return float(scores.mean())
 
 

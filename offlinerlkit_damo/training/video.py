@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import replacing
-from offlinerlkit_damo.tasks.simulator import Simulator, make_simulator
+from offlinerlkit_damo.tasks import SimulatorEnv, make_env
 from offlinerlkit_damo.training.dynamics import seed_everything
 from offlinerlkit_damo.training.saved import SavedPolicy, task_of
 
-VIEW = {"render_mode": "rgb_array", "camera_name": "track", "width": 400, "height": 300}
-"""Of MuJoCo's simulators: their camera that follows the robot."""
+VIEW = {"render_mode": "rgb_array"}
+ROBOT_VIEW = {**VIEW, "camera_name": "track", "width": 400, "height": 300}
+"""Of MuJoCo's robots: the camera that follows them."""
 
 MAX_FPS = 50  # a GIF has no shorter frames; frames of faster simulators are left out, so that the film runs at the robot's own speed
 
@@ -47,29 +48,29 @@ def film_episode(policy: SavedPolicy, path: Path, *, task: str | None = None, se
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")  # without a screen
     seed_everything(seed)
-    with closing(make_simulator(spec.env_id, **VIEW)) as simulator, replacing(path) as temporary:
-        fps = float(simulator.metadata["render_fps"])
+    with closing(make_env(spec, view=ROBOT_VIEW if spec.robot else VIEW)) as env, replacing(path) as temporary:
+        fps = float(env.metadata.get("render_fps", MAX_FPS))
         stride = math.ceil(fps / MAX_FPS)
         pace: dict[str, Any] = {"fps": fps / stride} if path.suffix == ".mp4" else {"duration": 1000 * stride / fps, "loop": 0}
-        obs, _ = simulator.reset(seed=seed)
-        first = _drawn(simulator)
+        env.seed(seed)
+        obs = env.reset()
+        first = _drawn(env)
         film: Any
         with imageio.get_writer(temporary, **pace) as film:
             film.append_data(first)
             total, step, over = 0.0, 0, False
             while not over:
                 action = policy.select_action(obs, deterministic=deterministic)
-                obs, reward, terminated, truncated, _ = simulator.step(action)
-                total, step, over = total + float(reward), step + 1, terminated or truncated
+                obs, reward, over, _ = env.step(action)
+                total, step = total + reward, step + 1
                 if step % stride == 0:
-                    film.append_data(_drawn(simulator))
+                    film.append_data(_drawn(env))
     return total
 
 
-def _drawn(simulator: Simulator) -> NDArray[np.uint8]:
+def _drawn(env: SimulatorEnv) -> NDArray[np.uint8]:
     try:
-        frame: Any = simulator.render()
-        return np.asarray(frame, np.uint8)
+        return np.asarray(env.render(), np.uint8)
     except Exception as error:  # graphics libraries that are missing or do not work fail in many ways
         reason = " ".join(str(error).split())[:150]
         raise UserError(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.tasks import hdf5, load_dataset
+from offlinerlkit_damo.tasks import columns, hdf5, load_dataset
 
 RandomRows = Callable[..., dict[str, np.ndarray]]
 WriteFile = Callable[..., Path]
@@ -140,9 +140,9 @@ def test_no_usable_rows(write_file: WriteFile, rows: dict[str, Any]) -> None:
     assert "no usable transition (20 timeout" in refusal(write_file(rows))
 
 
-@pytest.mark.parametrize(("count", "width"), [(hdf5.MAX_ROWS + 1, 1), (3_000, 2_000)])
+@pytest.mark.parametrize(("count", "width"), [(columns.MAX_ROWS + 1, 1), (3_000, 2_000)])
 def test_too_large_is_refused_before_reading(tmp_path: Path, count: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hdf5, "MAX_BYTES", 10**9 if width == 1 else 10**6)
+    monkeypatch.setattr(columns, "MAX_BYTES", 10**9 if width == 1 else 10**6)
     monkeypatch.setattr(hdf5, "_read", None)
     path = tmp_path / "huge.hdf5"
     with h5py.File(path, "w") as file:  # chunks never written take no room

@@ -26,6 +26,7 @@ from offlinerlkit_damo.training.checkpoint import Checkpoints
 from offlinerlkit_damo.training.logs import rewind
 
 ROOT = Path(__file__).parents[2]
+SCORE = "eval/normalized_episode_reward"
 SMALL = shlex.split(
     "--task hopper-medium-expert --hidden-dims 16 --batch-size 40 --epoch 6 --step-per-epoch 5 --eval-episodes 1 --eval-every 2 "
     "--checkpoint-every 1"
@@ -81,6 +82,9 @@ def assert_equal_runs(first: Path, second: Path) -> None:
     assert set(ours) == set(theirs)
     for name, value in ours.items():
         assert torch.equal(value, theirs[name]), name
+    episodes = [pd.read_csv(folder / "record" / "evaluation_episodes.csv") for folder in (first, second)]
+    pd.testing.assert_frame_equal(*episodes, check_exact=True)
+    assert (episodes[0].groupby("timestep")["score"].mean() - table(first).dropna().set_index("timestep")[SCORE]).abs().max() < 1e-9
     scores = [json.loads((folder / "result" / "results.json").read_text())["evaluations"] for folder in (first, second)]
     assert scores[0] == scores[1]
 
@@ -305,7 +309,8 @@ def test_the_best_evaluation_is_kept_across_parts(cache: Path, tmp_path: Path, m
     second = tmp_path / "second.pth"
     torch.save(policies[1], second)
     np.testing.assert_array_equal(load_policy(best).select_action(obs), load_policy(second).select_action(obs))
-    assert load_policy(best).task == "hopper-medium-expert"
+    task = load_policy(best).task
+    assert task is not None and task.name == "hopper-medium-expert"
     assert "a checkpoint of this run has" in (cut / "record" / "consoleout_backup.txt").read_text()
 
 

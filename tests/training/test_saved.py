@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from offlinerlkit_damo.__main__ import main
 from offlinerlkit_damo.config import MODEL_BASED, readers, resolve
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.kit import StandardScaler
+from offlinerlkit_damo.tasks import get_task
 from offlinerlkit_damo.training import export, video
 from offlinerlkit_damo.training.dynamics import build_dynamics, seed_everything
 from offlinerlkit_damo.training.policies import build_policy
@@ -42,7 +44,8 @@ def save(policy: Any, folder: Path, algo: str, *, where: str = "model", kits: bo
         (folder / "record").mkdir()
         (folder / "record" / "hyper_param.json").write_text(json.dumps(about))
     else:
-        (folder / "run.json").write_text(json.dumps({"config": about}))
+        facts = {"config": about, "task": dataclasses.asdict(get_task("hopper-medium"))}
+        (folder / "run.json").write_text(json.dumps(facts))
     return folder
 
 
