@@ -372,7 +372,7 @@ def resolve(flags: Mapping[str, Any], *, config_file: Path | None = None, defaul
     file_values = read_yaml(config_file) if config_file else {}
     given: dict[str, Any] = {}
     for layer in (defaults or {}, file_values, flags):
-        given |= _alignment_by_number(layer)
+        given |= alignment_by_number(layer)
     algo_name = str(given.get("algo_name", Config.algo_name))
     if algo_name not in ALGORITHMS:
         raise unknown("algo_name", algo_name, ALGORITHMS)
@@ -428,7 +428,7 @@ def _refuse_idle_terms(config: Config, flags: Mapping[str, Any]) -> None:
             raise UserError(f"--{name.replace('_', '-')} has no effect without --{needed.replace('_', '-')}")
 
 
-def _alignment_by_number(given: Mapping[str, Any]) -> dict[str, Any]:
+def alignment_by_number(given: Mapping[str, Any]) -> dict[str, Any]:
     """`data_alignment: 0.5` switches the term on with alpha = 0.5; 0 switches it off."""
     values = dict(given)
     value = values.get("data_alignment")

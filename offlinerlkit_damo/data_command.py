@@ -75,7 +75,7 @@ def _dataset(arguments: argparse.Namespace) -> tuple[Any, Any]:
     from offlinerlkit_damo.tasks.task import MINARI, NEORL
 
     name = arguments.name
-    by_task = name.startswith(NEORL) or not (name.startswith(MINARI) or "/" in name or Path(name).suffix or Path(name).exists())
+    by_task = name.startswith(NEORL) or not (name.startswith(MINARI) or "/" in name or Path(name).suffix or Path(name).is_file())
     if by_task:
         if arguments.task is not None:
             raise UserError(f"{name} is a task already; leave --task out")
@@ -98,7 +98,8 @@ def _info(arguments: argparse.Namespace) -> None:
     from offlinerlkit_damo.report.dataset import draw_dataset
     from offlinerlkit_damo.tasks.facts import dataset_facts
 
-    out = arguments.out or Path(Path(arguments.name.replace(":", "-")).name).with_suffix(".png")
+    stem = Path(arguments.name.replace(":", "-")).stem
+    out = arguments.out or Path(f"{stem or 'dataset'}.png")
     check_writable(out.parent)
     dataset, task = _dataset(arguments)
     facts = dataset_facts(dataset, task)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from offlinerlkit_damo.errors import UserError
 
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}(\.\w+)?")
 REMEDY = "free space there or choose a folder that you may write to"
 
 
@@ -30,8 +34,9 @@ def replacing(path: str | os.PathLike[str], *, remedy: str = REMEDY) -> Iterator
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(exist_ok=False)
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         os.replace(temporary, target)
+        flush(target.parent)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(f"cannot write {str(target)!r} ({reason}); {remedy}") from error
@@ -40,13 +45,48 @@ def replacing(path: str | os.PathLike[str], *, remedy: str = REMEDY) -> Iterator
             temporary.unlink()
 
 
-def _flush(path: Path) -> None:
-    """Wait until the file is on the disk: a rename that overtakes the content would leave an empty file after a power cut."""
+def flush(path: Path) -> None:
+    """Wait until a file, or a folder's entries, are on the disk: a rename that overtakes the content would leave an empty file after a
+    power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what `replacing` left behind in processes that were killed: for folders that no other process writes to."""
+    for path in folder.glob("**/.*"):
+        if TEMPORARY.fullmatch(path.name):
+            with suppress(OSError):
+                path.unlink()
+
+
+@contextmanager
+def waiting_lock(path: Path, waiting_for: str) -> Iterator[None]:
+    """Hold the lock at `path`, waiting, with one line on stderr, while another process does.
+
+    The lock is the operating system's, so it falls with the process that holds it, however that ends.
+    """
+    check_writable(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as lock:
+        if not try_lock(lock):
+            print(f"waiting for another process that is {waiting_for}", file=sys.stderr, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def try_lock(file: IO[Any]) -> bool:
+    """Take the lock of an open file; False if another process has it. Raises UserError where the disk knows no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise UserError(f"cannot lock {file.name!r} ({error.strerror or error}); choose a folder on a disk that has locks") from error
+    return True
 
 
 def check_writable(folder: Path, *, remedy: str = REMEDY) -> None:

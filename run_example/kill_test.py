@@ -8,6 +8,7 @@ Every state in between must load; the end must have the same weights, evaluation
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import shlex
 import subprocess
@@ -19,6 +20,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from offlinerlkit_damo.config import MODEL_BASED
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import save_json
 from offlinerlkit_damo.flags import Parser, run_command
@@ -35,6 +37,16 @@ RUN = shlex.split(
 def train(*flags: str) -> list[str]:
     """The command line of a training."""
     return [sys.executable, "-m", "offlinerlkit_damo", "train", *flags]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """A cache of its own for either run: what the first has trained must not help the second."""
+    return {**os.environ, "OFFLINERLKIT_DAMO_CACHE": str(folder.absolute() / "cache")}
+
+
+def is_finished(run: Path) -> bool:
+    """Whether a run has come to its end before it could be killed."""
+    return (run / "result" / "results.json").exists()
 
 
 def only_run(folder: Path) -> Path:
@@ -57,7 +69,7 @@ def differences(first: Path, second: Path) -> list[str]:
 def undisturbed(command: Sequence[str], folder: Path) -> float:
     """Run a command to its end; returns the seconds until its run had a row."""
     start, first = time.monotonic(), 0.0
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment(folder))
     while process.poll() is None:
         if not first and any(folder.glob("*/*/seed_*/record/policy_training_progress.csv")):
             first = time.monotonic() - start
@@ -67,15 +79,15 @@ def undisturbed(command: Sequence[str], folder: Path) -> float:
     return first
 
 
-def killed(command: Sequence[str], seconds: float, folder: Path | None) -> bool:
-    """Run a command and kill it after so long, counted from its next checkpoint in `folder`; whether it was still running."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def killed(command: Sequence[str], seconds: float, folder: Path, *, from_checkpoint: bool) -> bool:
+    """Run a command and kill it after so long, counted from its start or from its next checkpoint; whether it was still running."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(folder))
 
     def checkpoints() -> list[int]:
-        return [path.stat().st_mtime_ns for path in folder.glob(f"*/*/seed_*/checkpoint/{LAST}")] if folder else []
+        return [path.stat().st_mtime_ns for path in folder.glob(f"*/*/seed_*/checkpoint/{LAST}")]
 
     before = checkpoints()
-    while folder and checkpoints() == before and process.poll() is None:
+    while from_checkpoint and checkpoints() == before and process.poll() is None:
         time.sleep(0.01)
     try:
         process.wait(seconds)
@@ -93,12 +105,13 @@ def main(argv: Sequence[str]) -> None:
     parser: argparse.ArgumentParser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="how often to kill [50]")
     parser.add_argument("--epoch", type=int, default=150, help="epochs of 20 steps [150]")
+    parser.add_argument("--algo", choices=MODEL_BASED, default="damo", help="algorithm [damo]")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments [0]")
     parser.add_argument("--out", type=Path, default=Path("kill_test"), help="folder for the runs, new or empty [kill_test]")
     arguments = parser.parse_args(argv)
     if arguments.out.exists() and any(arguments.out.iterdir()):
         raise UserError(f"{str(arguments.out)!r} is not empty; name a new folder with --out")
-    flags = [*RUN, "--epoch", str(arguments.epoch)]
+    flags = [*RUN, "--algo", arguments.algo, "--epoch", str(arguments.epoch)]
     startup = undisturbed(train(*flags, "--logdir", str(arguments.out / "whole")), arguments.out / "whole")
     print(f"undisturbed run done; its first epoch came after {startup:.1f} s")
 
@@ -107,8 +120,10 @@ def main(argv: Sequence[str]) -> None:
     for kill in range(arguments.kills):
         # every other kill may come before training has begun, the rest come in the middle of it
         early = kill % 2 == 0
-        finished += not killed(command, moments.uniform(0, startup if early else 0.5), None if early else arguments.out / "killed")
+        finished += not killed(command, moments.uniform(0, startup if early else 0.5), arguments.out / "killed", from_checkpoint=not early)
         runs = list((arguments.out / "killed").glob("*/*/seed_*"))
+        if runs and is_finished(runs[0]):
+            break
         if not runs or not (runs[0] / "run.json").exists():
             continue  # killed before there was anything to continue
         read_facts(runs[0])
@@ -116,7 +131,8 @@ def main(argv: Sequence[str]) -> None:
         steps.append(read(last)["state"]["timestep"] if last.exists() else 0)
         command = train("--resume", str(runs[0]))
         print(f"kill {kill + 1} of {arguments.kills}: the last checkpoint is of step {steps[-1]} of {20 * arguments.epoch}", flush=True)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    if not all(is_finished(run) for run in runs):
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment(arguments.out / "killed"))
     found = differences(only_run(arguments.out / "whole"), only_run(arguments.out / "killed"))
     save_json({"kills": arguments.kills - finished, "checkpoints": steps, "differences": found}, arguments.out / "kill_test.json")
     print(f"{arguments.kills - finished} kills; " + ("equal to the undisturbed run" if not found else f"differs in {', '.join(found)}"))

@@ -73,7 +73,7 @@ def test_without_a_simulator_there_is_a_policy_and_no_score(algo: str, pendulum:
     assert load_policy(run).select_action(np.zeros(3)).shape == (1,)
     with pytest.raises(UserError, match="swings has no simulator"):
         main(["evaluate", str(run), "--episodes", "1"])
-    main(["train", "--resume", str(run)])
+    main(["train", "--resume", str(run), "--epoch", "3", "--force"])
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,9 @@ def test_without_a_simulator_there_is_a_policy_and_no_score(algo: str, pendulum:
         ("--env Pendulum-v1 --no-eval true --data swings.npz", "exclude each other"),
         ("--env Pendulim-v1 --data swings.npz", "did you mean Pendulum-v1"),
         ("--env CartPole-v1 --data swings.npz", "discrete"),
+        ("--env Pendulum-v0 --data swings.npz", "Gymnasium cannot make 'Pendulum-v0'"),
+        ("--env 'Hopper v4' --data swings.npz", "Gymnasium cannot make 'Hopper v4'"),
+        ("--env foo/bar/baz --data swings.npz", "Gymnasium cannot make 'foo/bar/baz'"),
         ("--env Hopper-v4 --data swings.npz", "has observations and actions of sizes (11, 3), the dataset (3, 1)"),
         ("--task swings --data swings.npz", "unknown task 'swings'"),
         ("--no-eval true --task swings", "unknown task 'swings'"),

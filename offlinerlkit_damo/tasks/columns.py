@@ -103,11 +103,11 @@ def from_columns(path: Path, name: str | None, arrays: Mapping[str, Floats]) -> 
     """
     for key, array in arrays.items():
         check_finite(str(path), key, array)
-    terminals = _flags(path, "terminals", arrays["terminals"])
+    terminals = flags(path, "terminals", arrays["terminals"])
     check_actions(str(path), arrays["actions"])
     next_observations = arrays.get("next_observations")
     if "timeouts" in arrays:
-        timeouts = _flags(path, "timeouts", arrays["timeouts"])
+        timeouts = flags(path, "timeouts", arrays["timeouts"])
     else:
         assert next_observations is not None  # check_layout
         timeouts = _breaks(arrays["observations"], next_observations) & ~terminals
@@ -126,7 +126,8 @@ def from_columns(path: Path, name: str | None, arrays: Mapping[str, Floats]) -> 
     return dataset
 
 
-def _flags(path: Path, key: str, values: Floats) -> Bools:
+def flags(path: Path, key: str, values: Floats) -> Bools:
+    """A column of 0 and 1 as booleans [rows]; any other value is a UserError."""
     values = values.reshape(-1)  # [rows, 1] is [rows]
     flags: Bools = values != 0
     if (values[flags] != 1).any():

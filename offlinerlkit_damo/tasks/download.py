@@ -66,6 +66,8 @@ def _fetch(url: str, part: Path, remedy: str, progress: bool) -> None:
                 reason = str(error)
             else:
                 raise UserError(f"{url} answers {error.code} {error.reason}; {remedy}") from error
+        except ValueError as error:
+            raise UserError(f"{url!r} is no address ({error}); {remedy}") from error
         except (urllib.error.URLError, TimeoutError, ConnectionError, HTTPException) as error:
             reason = str(getattr(error, "reason", error) or type(error).__name__)
         now = part.stat().st_size if part.exists() else 0

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from offlinerlkit_damo.config import MAX_SEED
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.files import check_writable, replacing
+from offlinerlkit_damo.files import check_writable, replacing, waiting_lock
 from offlinerlkit_damo.tasks.cache import REMEDY, cache_dir
 from offlinerlkit_damo.tasks.columns import MAX_ROWS
 from offlinerlkit_damo.tasks.dataset import Floats
@@ -65,6 +65,15 @@ def make_dataset(task: Task | str, *, size: int = DEFAULT_SIZE, seed: int = 0, p
     if _is_current(path, identity):
         return path
     check_writable(path.parent, remedy=REMEDY)  # before minutes of simulation
+    with waiting_lock(cache_dir() / "locks" / f"{path.stem}.lock", f"making {path.name}"):
+        if not _is_current(path, identity):
+            _make(task, players, size, seed, path, identity, progress)
+    return path
+
+
+def _make(task: Task, players: list[Player], size: int, seed: int, path: Path, identity: dict[str, Any], progress: bool) -> None:
+    for left in path.parent.glob(f".{path.stem}.*"):  # by a process that was killed
+        left.unlink(missing_ok=True)
     arrays, policy_rows = _play(task, players, size, seed, progress)
     about = {
         **identity,
@@ -78,7 +87,6 @@ def make_dataset(task: Task | str, *, size: int = DEFAULT_SIZE, seed: int = 0, p
             file.create_dataset(key, data=array, track_times=False)
         for key, value in about.items():
             file.attrs[key] = value
-    return path
 
 
 def can_make(task: Task | str) -> bool:

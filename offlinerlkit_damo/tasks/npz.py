@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.tasks.columns import MAX_BYTES, OPTIONAL, REQUIRED, check_layout, from_columns
+from offlinerlkit_damo.tasks.columns import MAX_BYTES, OPTIONAL, REQUIRED, check_layout, flags, from_columns
 from offlinerlkit_damo.tasks.dataset import OfflineDataset
 
 NEORL = {"obs": "observations", "action": "actions", "next_obs": "next_observations", "reward": "rewards", "done": "terminals"}
@@ -54,27 +54,35 @@ def _from_neorl(path: Path, arrays: Arrays, time_limit: int | None, trajectories
     missing = [key for key in NEORL if key not in arrays]
     if missing or not ("index" in arrays or "truncated" in arrays):
         raise UserError(f"{path} looks like NeoRL's but lacks {', '.join(missing) or 'index'}; get it again")
-    found = {theirs: np.asarray(arrays[ours]) for ours, theirs in NEORL.items()}
+    found = {theirs: arrays[ours] for ours, theirs in NEORL.items()}
+    check_layout(path, found, has=list(arrays))
     rows = len(found["observations"])
-    done = found["terminals"].reshape(-1) != 0
-    if len(done) != rows:
-        return found  # check_layout says so
+    done = flags(path, "done", np.asarray(found["terminals"], np.float32))
     if "index" in arrays:
-        ends = np.unique(np.append(arrays["index"].astype(np.int64).reshape(-1), rows))
-        ends = ends[(ends > 0) & (ends <= rows)]  # one behind the last row of each trajectory
+        ends = _ends(path, arrays["index"], rows)
     else:
-        ends = np.unique(np.append(np.flatnonzero(done | (np.asarray(arrays["truncated"]).reshape(-1) != 0)) + 1, rows))
+        check_layout(path, {**found, "timeouts": arrays["truncated"]}, has=list(arrays))
+        ends = np.flatnonzero(done | flags(path, "truncated", np.asarray(arrays["truncated"], np.float32))) + 1
+    ends = np.unique(np.append(ends, rows))  # one behind the last row of each trajectory
     if trajectories is not None:
         if trajectories > len(ends):
             raise UserError(f"{path} holds {len(ends)} trajectories, fewer than the {trajectories} asked for")
         ends = ends[:trajectories]
         rows = int(ends[-1])
         found, done = {key: array[:rows] for key, array in found.items()}, done[:rows]
-    last = np.zeros(rows, bool)
+    last, at_limit = np.zeros(rows, bool), np.zeros(rows, bool)
     last[ends - 1] = True
-    at_limit = last & False
     if time_limit is not None:
-        lengths = np.diff(ends, prepend=0)
-        at_limit[ends[lengths >= time_limit] - 1] = True
+        at_limit[ends[np.diff(ends, prepend=0) >= time_limit] - 1] = True
     terminals = done & ~at_limit
     return {**found, "terminals": terminals, "timeouts": last & ~terminals}
+
+
+def _ends(path: Path, index: NDArray[np.generic], rows: int) -> NDArray[np.int64]:
+    """One behind the last row of each trajectory, from NeoRL's index of ends, or of beginnings with the first left out."""
+    if index.dtype.kind not in "iu" or index.ndim != 1:
+        raise UserError(f"{path}: index has type {index.dtype} and shape {index.shape}; it must hold row numbers [trajectories]")
+    ends = np.asarray(index, np.int64)
+    if (ends < 0).any() or (ends > rows).any():
+        raise UserError(f"{path}: index has row numbers beyond the file's {rows} rows; get it again")
+    return ends[ends > 0]

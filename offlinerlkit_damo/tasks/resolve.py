@@ -13,7 +13,7 @@ from offlinerlkit_damo.tasks.file import load_dataset
 from offlinerlkit_damo.tasks.generated import DEFAULT_SIZE, make_dataset
 from offlinerlkit_damo.tasks.minari import load_minari
 from offlinerlkit_damo.tasks.neorl import load_neorl
-from offlinerlkit_damo.tasks.task import MINARI, Task, file_task, get_task
+from offlinerlkit_damo.tasks.task import MINARI, TIME_LIMIT, Task, file_task, get_task
 
 
 def config_task(config: Config) -> Task:
@@ -57,7 +57,7 @@ def resolve_dataset(
         source = d4rl_dataset(task, progress=progress)
     else:
         source = make_dataset(task, size=size, seed=seed, progress=progress)
-    return _fitting(load_dataset(source, name=task.name), str(source), task)
+    return _fitting(load_dataset(source, name=task.name, time_limit=TIME_LIMIT if task.robot else None), str(source), task)
 
 
 def _fitting(dataset: OfflineDataset, source: str, task: Task) -> OfflineDataset:

@@ -22,9 +22,10 @@ def make_simulator(env_id: str, **options: Any) -> Simulator:
     except gymnasium.error.UnregisteredEnv as error:
         raise unknown("environment", env_id, gymnasium.registry) from error
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-        raise UserError(
-            f'the simulator {env_id} needs a package that is missing ({error}); run: pip install "gymnasium[mujoco]"'
-        ) from error
+        remedy = '; run: pip install "gymnasium[mujoco]"' if "mujoco" in str(error).lower() else ""
+        raise UserError(f"the simulator {env_id} needs a package that is missing ({error}){remedy}") from error
+    except gymnasium.error.Error as error:  # an outdated version, a malformed name
+        raise UserError(f"Gymnasium cannot make {env_id!r} ({' '.join(str(error).split())})") from error
 
 
 @contextmanager

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.files import replacing
+from offlinerlkit_damo.files import flush, replacing
 from offlinerlkit_damo.training.logs import text_size
 
 MAGIC = b"offlinerlkit_damo checkpoint 1\n"
@@ -36,21 +36,23 @@ class Checkpoints:
         self._run, self._folder, self._about = folder, folder / "checkpoint", about
         self._every, self._keep_every = every, keep_every
 
-    def due(self, epoch: int, *, best: bool) -> bool:
-        """Whether the end of this epoch wants a checkpoint; `best`: its evaluation was the best so far."""
-        return (best and self._every > 0) or any(period and epoch % period == 0 for period in (self._every, self._keep_every))
+    def due(self, epoch: int, *, best: bool = False, last: bool = False) -> bool:
+        """Whether the end of this epoch wants a checkpoint; `best`: its evaluation was the best so far; `last`: the run's end."""
+        return ((best or last) and self._every > 0) or any(period and epoch % period == 0 for period in (self._every, self._keep_every))
 
     def save(self, state: dict[str, Any], epoch: int | None = None, *, best: bool = False) -> Path:
         """Write last.ckpt, and if `epoch` has ended epoch_N.ckpt where it is one to keep and best.ckpt if `best`; returns the first."""
         path = self._folder / LAST
+        # what a power cut takes from the tables must be computed again, so the rows are on the disk before the checkpoint that counts them
+        for table in (self._run / "record").glob("*.*"):
+            flush(table)
         write({"about": self._about, "text_size": text_size(self._run / "record"), "state": state}, path)
         kept = [self._folder / BEST] if best else []
         if epoch and self._keep_every and epoch % self._keep_every == 0:
             kept.append(self._folder / f"epoch_{epoch}.ckpt")
         for name in kept:
             with replacing(name) as temporary:
-                temporary.unlink()
-                os.link(path, temporary)  # last.ckpt is replaced and never changed, so a second name keeps this one
+                shutil.copyfile(path, temporary)
         return path
 
 

@@ -21,14 +21,14 @@ from offlinerlkit_damo.engine.dynamics import RoutedDynamics
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.kit import HOST, EnsembleDynamics, EnsembleDynamicsModel, Logger, StandardScaler, get_termination_fn
 from offlinerlkit_damo.tasks import OfflineDataset, Task, config_task
-from offlinerlkit_damo.training.dynamics_store import locked, store, stored_facts, stored_folder
+from offlinerlkit_damo.training.dynamics_store import locked, read_model_facts, save_model, stored_facts, stored_folder
 
 SETTINGS = (
     "dynamics_lr", "dynamics_lr_schedule", "dynamics_max_epochs", "dynamics_patience",
     "dynamics_hidden_dims", "dynamics_weight_decay", "n_ensemble", "n_elites",
 )
 FILES = ("dynamics.pth", "mu.npy", "std.npy")
-STORE_FORMAT = 2  # raise when the same settings give another model
+STORE_FORMAT = 3  # raise when the same settings give another model
 MAX_HOLDOUT = 1000  # rows
 TerminationFn = Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], NDArray[np.bool_]]
 
@@ -99,28 +99,45 @@ def dynamics_digest(dynamics: RoutedDynamics) -> str:
 
 
 def prepare_dynamics(
-    config: Config, dataset: OfflineDataset, logger: Logger, scaler: StandardScaler | None = None
+    config: Config, dataset: OfflineDataset, logger: Logger, scaler: StandardScaler | None = None, *, own: Path | None = None
 ) -> tuple[RoutedDynamics, dict[str, Any]]:
     """A trained ensemble and its facts: id, seconds of training and the elites' mean squared error on rows held out of it.
 
     Loads `load_dynamics_path` if given (whose held-out rows are not known), else the stored model of the same host, dataset, settings
-    and seed, else trains and stores one. `scaler` as for `build_dynamics`.
+    and seed, else trains and stores one. `scaler` as for `build_dynamics`. `own` is the folder of the run's own copy: the same model is
+    loaded from there if it has one, else copied there, so that the run can be continued whatever becomes of the store.
     """
+    seed_everything(config.model_seed)  # its first weights are drawn here
     dynamics = build_dynamics(config, dataset.obs_dim, dataset.action_dim, scaler)
-    if config.load_dynamics_path is not None:
-        _load(dynamics, Path(config.load_dynamics_path))
+    given = config.load_dynamics_path
+    origin = {"id": None, "path": given, "holdout_mse": None} if given is not None else {"id": dynamics_id(config, dataset)}
+    if own is not None and own.is_dir():
+        facts = read_model_facts(own)
+        if all(facts.get(name) == origin.get(name) for name in ("id", "path")):
+            _load(dynamics, own)
+            return dynamics, facts
+    if given is not None:
+        _load(dynamics, Path(given))
         _check_scale(dynamics, dataset, config)
-        return dynamics, {"id": None, "path": config.load_dynamics_path, "holdout_mse": None}
-    key = dynamics_id(config, dataset)
+        facts = origin
+    else:
+        facts = _stored(config, dynamics, dataset, logger, str(origin["id"]))
+    if own is not None:
+        save_model(dynamics, own, facts)
+    return dynamics, facts
+
+
+def _stored(config: Config, dynamics: RoutedDynamics, dataset: OfflineDataset, logger: Logger, key: str) -> dict[str, Any]:
+    """Load the stored model called `key`, trained before if need be; returns its facts."""
     folder = stored_folder(key)
     with locked(key):
         if not folder.exists():
             facts = {"id": key, "task": config.task, "dataset": dataset.name, "settings": _settings(config)}
-            store(dynamics, key, facts | _train(config, dynamics, dataset, logger))
-    # loaded even when just trained, so that the first run and the later ones use the same bits
-    facts = stored_facts(key)
-    _load(dynamics, folder)
-    return dynamics, facts
+            save_model(dynamics, folder, facts | _train(config, dynamics, dataset, logger))
+        # loaded even when just trained, so that the first run and the later ones use the same bits
+        facts = stored_facts(key)
+        _load(dynamics, folder)
+    return facts
 
 
 def _train(config: Config, dynamics: RoutedDynamics, dataset: OfflineDataset, logger: Logger) -> dict[str, Any]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-import sys
 import time
 import uuid
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from offlinerlkit_damo.errors import UserError, unknown
-from offlinerlkit_damo.files import check_writable
+from offlinerlkit_damo.files import check_writable, waiting_lock
 from offlinerlkit_damo.kit import EnsembleDynamics
 from offlinerlkit_damo.tasks.cache import REMEDY, cache_dir
 
@@ -30,30 +28,23 @@ def stored_folder(key: str) -> Path:
 
 @contextmanager
 def locked(key: str) -> Iterator[None]:
-    """Only one process at a time trains the model called `key`; the others wait, and then find it.
-
-    The lock is the operating system's, so it falls with the process that holds it, however that ends.
-    """
-    folder = cache_dir() / "locks"
-    check_writable(folder, remedy=REMEDY)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"dynamics-{key}.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            print(f"waiting for another process that is training the dynamics model {key}", file=sys.stderr, flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    """Only one process at a time trains, loads or deletes the model called `key`; the others wait, and then find it."""
+    check_writable(cache_dir(), remedy=REMEDY)
+    with waiting_lock(cache_dir() / "locks" / f"dynamics-{key}.lock", f"at work on the dynamics model {key}"):
+        for left in stored_folder(key).parent.glob(f".{key}.*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
         yield
 
 
-def store(dynamics: EnsembleDynamics, key: str, facts: dict[str, Any]) -> None:
-    """Save into a fresh folder and rename it, so that no reader meets half a model."""
-    folder = stored_folder(key)
+def save_model(dynamics: EnsembleDynamics, folder: Path, facts: dict[str, Any]) -> None:
+    """Save a model and its facts into a fresh folder and rename it to `folder`, so that no reader meets half a model."""
     fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
         fresh.mkdir(parents=True)
         dynamics.save(str(fresh))
         (fresh / FACTS).write_text(json.dumps(facts), encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
         fresh.rename(folder)
     except OSError as error:
         raise UserError(f"cannot store the dynamics model in {str(folder)!r} ({error.strerror or error}); {REMEDY}") from error
@@ -63,14 +54,18 @@ def store(dynamics: EnsembleDynamics, key: str, facts: dict[str, Any]) -> None:
 
 def stored_facts(key: str) -> dict[str, Any]:
     """What was stored beside a model, which counts as used now. Raises UserError where it cannot be read."""
-    path = stored_folder(key) / FACTS
+    folder = stored_folder(key)
+    facts = read_model_facts(folder, remedy=f"`dynamics prune {key}` deletes it, to be trained again")
+    os.utime(folder / FACTS)
+    return facts
+
+
+def read_model_facts(folder: Path, *, remedy: str = "delete the folder") -> dict[str, Any]:
+    """What `save_model` stored beside a model. Raises UserError where it cannot be read."""
     try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        os.utime(path)
+        facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"the stored dynamics model {str(path.parent)!r} is damaged ({error}); `dynamics prune {key}` deletes it, to be trained again"
-        ) from error
+        raise UserError(f"the dynamics model {str(folder)!r} is damaged ({error}); {remedy}") from error
     return facts
 
 
@@ -103,6 +98,7 @@ def prune(ids: Collection[str] = (), *, idle_days: float | None = None) -> list[
         folder = stored_folder(entry["id"])
         # renamed first: a reader finds a whole model or none
         doomed = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-        folder.rename(doomed)
-        shutil.rmtree(doomed)
+        with locked(entry["id"]), suppress(FileNotFoundError):  # another process may have pruned it meanwhile
+            folder.rename(doomed)
+            shutil.rmtree(doomed)
     return gone

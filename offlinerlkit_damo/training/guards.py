@@ -11,6 +11,9 @@ BLIND, SEPARATED = 0.505, 0.995  # accuracies of a classifier that knows nothing
 STARVED = 0.02  # effective sample size, as a share of the batch
 BEYOND = 2.0  # times the value that the dataset's largest reward, for ever, could have
 
+QS = ("damo/q_batch", "eval/q_data")
+"""Mean values of the critics in units of the rewards."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -43,10 +46,10 @@ class Guards:
 
     def _findings(self, figures: Mapping[str, float]) -> list[Finding]:
         found = []
-        q = figures.get("damo/q_batch", 0.0)
-        if abs(q) > self._bound:
+        q = max((abs(value) for name, value in figures.items() if name in QS), default=0.0)
+        if q > self._bound:
             text = (
-                f"the mean Q of a batch is {q:.4g}, beyond anything the dataset's rewards can be worth ({self._bound:.4g}); try a smaller "
+                f"the mean Q is {q:.4g} in size, beyond anything the dataset's rewards can be worth ({self._bound:.4g}); try a smaller "
                 "--critic-lr or --tau, --q-next min, and for the maximin objective --init-coef 1-gamma or another --grad-mode"
             )
             found.append(Finding("exploding-q", text))
@@ -63,7 +66,7 @@ class Guards:
                 "--classifier-updates-per-step, less regularisation, or do without --data-alignment"
             )
             found.append(Finding("blind-classifier", text))
-        share = figures.get("damo/effective_sample_size", 1.0)
+        share = min((value for name, value in figures.items() if name.endswith("/effective_sample_size")), default=1.0)
         if share < STARVED:
             text = (
                 f"{share:.2%} of a batch carries all the weight of the actor's loss; try --w-max 10, a larger --actor-alpha or "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,20 @@ def rewind(record: Path, timestep: int | None, size: int) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The complete rows of a table; a torn last line has too few cells, or no end."""
+    """The complete rows of a table, up to the first torn one: without an end, with too few cells, or with no numbers."""
     if not path.exists():
         return []
     text = path.read_text(encoding="utf-8", errors="replace")
-    complete = text[: text.rfind("\n") + 1]
-    rows = list(csv.DictReader(complete.splitlines()))
-    return [row for row in rows if None not in row.values() and None not in row]
+    text = text.split("\0", 1)[0]  # zeros are what a power cut leaves
+    rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
+    return list(takewhile(_is_whole, rows))
+
+
+def _is_whole(row: dict[str, str]) -> bool:
+    try:
+        return None not in row and None not in row.values() and all(float(value) is not None for value in row.values() if value)
+    except ValueError:
+        return False
 
 
 def _cut(path: Path, timestep: int) -> None:

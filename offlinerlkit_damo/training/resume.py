@@ -7,20 +7,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from offlinerlkit_damo.config import Config
+from offlinerlkit_damo.config import Config, alignment_by_number
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.training.checkpoint import LAST, read
-from offlinerlkit_damo.training.run_folder import read_facts
+from offlinerlkit_damo.training.run_folder import FACTS, read_facts
 
 FREE = ("checkpoint_every", "keep_every", "max_minutes", "logdir", "on_warning")
 """Options that decide nothing about a run's result, and may change at will."""
 
 
-def resumed_config(folder: Path, flags: Mapping[str, Any]) -> Config:
-    """The configuration of the run in `folder`, with `flags` over it."""
+def resume_point(path: Path) -> tuple[Path, Path]:
+    """The run's folder and the checkpoint to go on from: of a folder its last one, or the checkpoint given."""
+    return (path.parent.parent, path) if path.suffix == ".ckpt" else (path, path / "checkpoint" / LAST)
+
+
+def resumed_config(path: Path, flags: Mapping[str, Any]) -> Config:
+    """The configuration of the run at `path`, its folder or one of its checkpoints, with `flags` over it."""
+    folder, _ = resume_point(path)
     saved: dict[str, Any] = read_facts(folder).get("config", {})
     try:
-        return Config.from_flat({**saved, **flags})
+        return Config.from_flat({**saved, **alignment_by_number(flags)})
     except UserError as error:
         raise UserError(f"the configuration of {str(folder)!r} cannot be continued: {error}") from None
 
@@ -36,10 +42,28 @@ def identity(facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def last_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The content of the run's last.ckpt, or None if the run ended before its first checkpoint."""
-    path = folder / "checkpoint" / LAST
-    return read(path) if path.exists() else None
+def open_run(path: Path, facts: Mapping[str, Any], *, force: bool) -> tuple[dict[str, Any] | None, list[str]]:
+    """The checkpoint that the run at `path` goes on from (None if it ended before its first) and what has changed since, a line each.
+
+    Changes nothing on the disk. Raises UserError as `check_unchanged`, for a run that has finished with nothing changed, and for one that
+    has finished and left no checkpoint.
+    """
+    folder, file = resume_point(path)
+    checkpoint = read(file) if file.exists() or path == file else None
+    try:
+        stored = checkpoint["about"] if checkpoint else identity(read_facts(folder))
+    except (KeyError, TypeError):
+        raise UserError(f"{str(folder / FACTS)!r} is not that of a run that can be continued") from None
+    changes = check_unchanged(stored, identity(facts), force=force)
+    if (folder / "result" / "results.json").exists() and path != file:
+        if checkpoint is None:
+            raise UserError(f"the run in {str(folder)!r} has finished and kept no checkpoint to go on from; start a new one")
+        if not changes:
+            raise UserError(
+                f"the run in {str(folder)!r} has finished; --epoch N --force trains it for longer, and a checkpoint in place of the folder "
+                "goes back to that one"
+            )
+    return checkpoint, changes
 
 
 def check_unchanged(stored: Mapping[str, Any], now: Mapping[str, Any], *, force: bool) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -20,18 +21,21 @@ from offlinerlkit_damo.errors import Stopped, UserError
 from offlinerlkit_damo.files import check_writable, save_json
 from offlinerlkit_damo.kit import Logger, RunLogger, StandardScaler
 from offlinerlkit_damo.tasks import OfflineDataset, SimulatorEnv, Task, config_task, make_d4rl_env, make_env, resolve_dataset
+from offlinerlkit_damo.tasks.task import MINARI
 from offlinerlkit_damo.training.checkpoint import Checkpoints
 from offlinerlkit_damo.training.dynamics import check_dynamics_folder, dynamics_digest, prepare_dynamics, seed_everything
 from offlinerlkit_damo.training.guards import Guards
 from offlinerlkit_damo.training.logs import OUTPUTS, rewind
 from offlinerlkit_damo.training.policies import build_policy
-from offlinerlkit_damo.training.resume import check_unchanged, identity, last_checkpoint
-from offlinerlkit_damo.training.run_folder import make_run_folder, read_facts, recorded, run_facts, run_parent
+from offlinerlkit_damo.training.resume import check_unchanged, identity, open_run, resume_point
+from offlinerlkit_damo.training.run_folder import locked, make_run_folder, read_facts, recorded, run_facts, run_parent
 from offlinerlkit_damo.training.starts import DiscountedStarts
 from offlinerlkit_damo.training.stopping import StopRequest
 from offlinerlkit_damo.training.trainer import DAMOTrainer
 
 MIN_ROWS = 10
+FULL_DISK = ("PytorchStreamWriter failed", "unexpected pos")
+"""What torch says, where it writes a file itself, as the kit has it do."""
 
 
 def train(config: Config, *, resume: Path | None = None, force: bool = False) -> dict[str, Any]:
@@ -42,12 +46,15 @@ def train(config: Config, *, resume: Path | None = None, force: bool = False) ->
     that a signal or `max_minutes` ended, after a checkpoint.
     """
     stop = StopRequest(config.max_minutes)
+    config = _with_absolute_paths(config)  # it may be continued from another folder
     check_device(config.device)
     torch.set_num_threads(config.threads)
     task = config_task(config)
     # whatever can be found wrong is found before minutes of work, and before the run has a folder
-    check_writable(run_parent(config), remedy="choose another folder with --logdir")
-    dataset = resolve_dataset(task, config.data, size=config.data_size, seed=config.data_seed)
+    if resume is None:
+        check_writable(run_parent(config), remedy="choose another folder with --logdir")
+    with _explained(config, run_parent(config)):
+        dataset = resolve_dataset(task, config.data, size=config.data_size, seed=config.data_seed)
     if len(dataset.rewards) < MIN_ROWS:
         raise UserError(
             f"dataset {dataset.name} has {len(dataset.rewards)} transitions; training needs at least {MIN_ROWS}, a fifth is held out"
@@ -63,12 +70,30 @@ def train(config: Config, *, resume: Path | None = None, force: bool = False) ->
         if isinstance(env, SimulatorEnv):
             _check_sizes(env, dataset)
         facts = run_facts(config, task, dataset)
-        if resume is None:
-            folder = make_run_folder(config)
-        else:
-            folder, facts["parts"] = resume, read_facts(resume).get("parts", [])
-        with recorded(folder, facts), _explained(config, folder):
-            return _train(config, dataset, env, folder, facts, stop, force=force)
+        folder = make_run_folder(config) if resume is None else resume_point(resume)[0]
+        with locked(folder):
+            checkpoint: dict[str, Any] | None = None
+            changes: list[str] = []
+            if resume is not None:
+                checkpoint, changes = open_run(resume, facts, force=force)
+                facts["parts"] = read_facts(folder).get("parts", [])
+            with recorded(folder, facts), _explained(config, folder), stop, _continuable(folder):
+                return _train(config, dataset, env, folder, facts, stop, checkpoint=checkpoint, changes=changes, force=force)
+
+
+@contextmanager
+def _continuable(folder: Path) -> Iterator[None]:
+    """Adds to the reason of a stop how the run goes on."""
+    try:
+        yield
+    except Stopped as reason:
+        raise Stopped(f"{reason}; --resume {shlex.quote(str(folder))} continues it", code=reason.code) from None
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    given = {name: getattr(config, name) for name in ("data", "load_dynamics_path")}
+    paths = {name: path for name, path in given.items() if path is not None and not path.startswith(MINARI)}
+    return dataclasses.replace(config, **{name: os.path.abspath(os.path.expanduser(path)) for name, path in paths.items()})
 
 
 def _simulator(config: Config, task: Task) -> AbstractContextManager[Any]:
@@ -95,16 +120,22 @@ def _explained(config: Config, folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise UserError(
-            f"the disk of {str(folder)!r} is full; what is written is whole. Free space, then --resume {shlex.quote(str(folder))} "
-            "continues the run; --checkpoint-every and --keep-every set how much it writes"
-        ) from error
+        raise _full(folder) from error
     except (MemoryError, RuntimeError) as error:
+        if any(words in str(error) for words in FULL_DISK):
+            raise _full(folder) from error
         if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)):
             raise
         sizes = ("data_size", "rollout_batch_size", "rollout_length", "model_retain_epochs", "batch_size", "hidden_dims", "n_ensemble")
         now = ", ".join(f"--{name.replace('_', '-')} {getattr(config, name)}" for name in sizes)
         raise UserError(f"out of memory ({str(error).splitlines()[0][:100]}); lower one of what sets the size: {now}") from error
+
+
+def _full(folder: Path) -> UserError:
+    return UserError(
+        f"the disk of {str(folder)!r} is full; what is written is whole. Free space, then --resume {shlex.quote(str(folder))} "
+        "continues the run; --checkpoint-every and --keep-every set how much it writes"
+    )
 
 
 def _train(
@@ -115,12 +146,11 @@ def _train(
     facts: dict[str, Any],
     stop: StopRequest,
     *,
+    checkpoint: dict[str, Any] | None,
+    changes: list[str],
     force: bool,
 ) -> dict[str, Any]:
-    checkpoint, about = last_checkpoint(folder), identity(facts)
-    # before the logs are touched
-    changes = [] if checkpoint is None else check_unchanged(checkpoint["about"], about, force=force)
-    record = folder / "record"
+    about, record = identity(facts), folder / "record"
     if record.exists():
         rewind(record, *((checkpoint["state"]["timestep"], checkpoint["text_size"]) if checkpoint else (None, 0)))
     logger = RunLogger(str(folder), OUTPUTS)
@@ -137,7 +167,7 @@ def _train(
         )
     dynamics, dynamics_facts = None, None
     if config.algo_name in MODEL_BASED:
-        dynamics, dynamics_facts = prepare_dynamics(config, dataset, logger, scaler)
+        dynamics, dynamics_facts = prepare_dynamics(config, dataset, logger, scaler, own=Path(logger.checkpoint_dir) / "dynamics")
         about["dynamics"] = dynamics_digest(dynamics)
     trainer = make_trainer(config, dataset, env, logger, dynamics, scaler, fresh=checkpoint is None)
     trainer.checkpoints = Checkpoints(folder, about, every=config.checkpoint_every, keep_every=config.keep_every)
@@ -146,16 +176,12 @@ def _train(
     if checkpoint is not None:
         check_unchanged(checkpoint["about"], about, force=force)
         try:
-            trainer.load_state_dict(checkpoint["state"])
+            trainer.load_state_dict(checkpoint["state"], reconfigured=bool(changes))
         except (KeyError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"the checkpoint in {str(folder)!r} does not fit this run's algorithm or sizes ({reason})") from error
-    try:
-        with stop:
-            trainer.stop = stop
-            performance = trainer.train()
-    except Stopped as reason:
-        raise Stopped(f"{reason}; --resume {shlex.quote(str(folder))} continues it", code=reason.code) from None
+    stop.gentle, trainer.stop = True, stop
+    performance = trainer.train()
     results = {
         **facts,
         "last_10_performance": None,

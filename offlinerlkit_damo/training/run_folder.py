@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import math
 import platform
@@ -21,7 +20,7 @@ import torch
 from offlinerlkit_damo import __version__
 from offlinerlkit_damo.config import Config
 from offlinerlkit_damo.errors import Stopped, UserError
-from offlinerlkit_damo.files import save_json
+from offlinerlkit_damo.files import check_writable, save_json, sweep, try_lock
 from offlinerlkit_damo.kit import HOST
 from offlinerlkit_damo.tasks import OfflineDataset, Task
 
@@ -94,36 +93,41 @@ def read_facts(folder: Path) -> dict[str, Any]:
         raise UserError(f"{str(folder)!r} is not a run folder: it has no readable {FACTS} ({error.strerror or error})") from None
     except ValueError:
         raise UserError(f"{str(folder / FACTS)!r} is cut off or no JSON") from None
+    if not (isinstance(facts, dict) and isinstance(facts.get("config"), dict)):
+        raise UserError(f"{str(folder / FACTS)!r} is not that of a run: it has no configuration")
     return facts
 
 
 @contextmanager
-def recorded(folder: Path, facts: dict[str, Any]) -> Iterator[None]:
-    """Hold the run's lock, write run.json, and note there when and why this process's part of the run began and ended.
-
-    Raises UserError if another process holds the lock; it falls with the process, however that ends.
-    """
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run's lock, which falls with the process, however that ends. Raises UserError if another process holds it."""
+    check_writable(folder)
     with (folder / "run.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another process is working on {str(folder)!r}; wait for its end or stop it first") from None
-        part = {"machine": platform.node(), "started": _now(), "ended": None, "exit": None}
-        facts["parts"] = [*facts.get("parts", []), part]
-        save_json(facts, folder / FACTS)
-        part["exit"] = "finished"
-        try:
-            yield
-        except (UserError, Stopped, KeyboardInterrupt) as reason:
-            part["exit"] = str(reason) or "interrupted"
-            raise
-        except BaseException as error:
-            part["exit"] = repr(error)
-            raise
-        finally:
-            part["ended"] = _now()
-            with suppress(UserError):  # a full disk has been reported already
-                save_json(facts, folder / FACTS)
+        if not try_lock(lock):
+            raise UserError(f"another process is working on {str(folder)!r}; wait for its end or stop it first")
+        sweep(folder)
+        yield
+
+
+@contextmanager
+def recorded(folder: Path, facts: dict[str, Any]) -> Iterator[None]:
+    """Write run.json, and note there when and why this process's part of the run began and ended; under the run's lock."""
+    part = {"machine": platform.node(), "started": _now(), "ended": None, "exit": None}
+    facts["parts"] = [*facts.get("parts", []), part]
+    save_json(facts, folder / FACTS)
+    part["exit"] = "finished"
+    try:
+        yield
+    except (UserError, Stopped, KeyboardInterrupt) as reason:
+        part["exit"] = str(reason) or "interrupted"
+        raise
+    except BaseException as error:
+        part["exit"] = repr(error)
+        raise
+    finally:
+        part["ended"] = _now()
+        with suppress(UserError):  # a full disk has been reported already
+            save_json(facts, folder / FACTS)
 
 
 def _now() -> str:

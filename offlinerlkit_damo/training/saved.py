@@ -14,12 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from offlinerlkit_damo.config import MAX_SEED
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.kit import MLP, ActorProb, TanhDiagGaussian
 from offlinerlkit_damo.tasks import Task, get_task, make_env
 from offlinerlkit_damo.training import checkpoint
 from offlinerlkit_damo.training.dynamics import seed_everything
 
+AT_ONCE = 100  # episodes in lock-step; each has a simulator
 WEIGHTS = (Path("model") / "policy.pth", Path("checkpoint") / "policy.pth")
 """Where the host's layout keeps a policy: at the end of a run, and at its last evaluation."""
 
@@ -160,6 +162,12 @@ def task_of(policy: SavedPolicy, task: str | None) -> Task:
     return spec
 
 
+def check_seed(seed: int) -> None:
+    """Raises UserError for a seed that the generators do not take."""
+    if not 0 <= seed <= MAX_SEED:
+        raise UserError(f"seed {seed} is out of range; choose 0 to {MAX_SEED}")
+
+
 def evaluate(
     policy: SavedPolicy, *, task: str | None = None, episodes: int = 100, seed: int = 0, deterministic: bool = True
 ) -> dict[str, Any]:
@@ -170,11 +178,16 @@ def evaluate(
     spec = task_of(policy, task)
     if episodes < 1:
         raise UserError(f"episodes is {episodes}; it must be at least 1")
+    check_seed(seed)
     seed_everything(seed)
     with closing(make_env(spec)) as env:
-        returns, lengths = env.run_episodes(
-            lambda obss: policy.select_action(obss, deterministic=deterministic), range(seed, seed + episodes)
-        )
+        played = [
+            env.run_episodes(
+                lambda obss: policy.select_action(obss, deterministic=deterministic), range(first, min(first + AT_ONCE, seed + episodes))
+            )
+            for first in range(seed, seed + episodes, AT_ONCE)
+        ]
+        returns, lengths = (np.concatenate(parts) for parts in zip(*played, strict=True))
         scores = np.array([100 * env.get_normalized_score(value) for value in returns])
     return {
         "task": spec.name,

@@ -17,20 +17,20 @@ def policy_state(policy: Any) -> dict[str, Any]:
     """
     return {
         "weights": policy.state_dict(),
-        "optimisers": {name: optim.state_dict() for name, optim in _optimisers(policy).items()},
+        "optimisers": {name: optim.state_dict() for name, optim in optimisers(policy).items()},
         "values": {name: value.detach() if isinstance(value, Tensor) else value for name, value in _values(policy).items()},
     }
 
 
 def restore_policy(policy: Any, state: dict[str, Any]) -> None:
     """Put back what `policy_state` gave. Raises ValueError, KeyError or RuntimeError for the state of another kind of policy."""
-    optimisers, values = _optimisers(policy), _values(policy)
-    for kind, ours, theirs in (("optimisers", optimisers, state["optimisers"]), ("values", values, state["values"])):
+    found, values = optimisers(policy), _values(policy)
+    for kind, ours, theirs in (("optimisers", found, state["optimisers"]), ("values", values, state["values"])):
         # it may have more: what a pretraining that is over has left behind
         if not set(ours) <= set(theirs):
             raise ValueError(f"its {kind} are {sorted(theirs)} and not {sorted(ours)}")
     policy.load_state_dict(state["weights"])
-    for name, optim in optimisers.items():
+    for name, optim in found.items():
         optim.load_state_dict(state["optimisers"][name])
     for name, value in values.items():
         if isinstance(value, Tensor) and value.requires_grad:
@@ -42,13 +42,19 @@ def restore_policy(policy: Any, state: dict[str, Any]) -> None:
             setattr(policy, name, state["values"][name])
 
 
-def _optimisers(policy: Any) -> dict[str, torch.optim.Optimizer]:
+def optimisers(policy: Any) -> dict[str, torch.optim.Optimizer]:
+    """Every optimiser of a policy and of its parts, by where it hangs."""
     found = {}
     for path, module in policy.named_modules():
         for name, value in vars(module).items():
             if isinstance(value, torch.optim.Optimizer):
                 found[f"{path}.{name}"] = value
     return found
+
+
+def numbers(policy: Any) -> dict[str, int | float | bool]:
+    """The plain numbers among a policy's own attributes: some are its options, some count its steps."""
+    return {name: value for name, value in _values(policy).items() if not isinstance(value, Tensor)}
 
 
 def _values(policy: Any) -> dict[str, Tensor | int | float | bool]:

@@ -16,13 +16,15 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Inside a `with` block, SIGINT and SIGTERM ask for a stop in place of stopping; a second one quits at once.
+    """Inside a `with` block, SIGINT and SIGTERM raise Stopped, or once `gentle` is set ask for a stop; a second one quits at once.
 
     `max_minutes` asks for one as well, counted from the construction. Signals are the main thread's: elsewhere only the time counts.
     """
 
     def __init__(self, max_minutes: float | None = None) -> None:
         self._deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+        self.gentle = False
+        """Whether the signals are asked about between steps. Before the first step there is nothing to save."""
         self._signal: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -39,6 +41,8 @@ class StopRequest:
         if self._signal is not None:
             os._exit(128 + number)
         self._signal = number
+        if not self.gentle:
+            raise Stopped(f"stopped by {signal.Signals(number).name} before the first step", code=128 + number)
         print("stopping after this step, with a checkpoint; once more to quit at once", file=sys.stderr, flush=True)
 
     def __call__(self) -> Stopped | None:

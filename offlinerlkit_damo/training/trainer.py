@@ -23,7 +23,7 @@ from offlinerlkit_damo.training.averaging import AveragedActor
 from offlinerlkit_damo.training.checkpoint import Checkpoints
 from offlinerlkit_damo.training.guards import Guards
 from offlinerlkit_damo.training.logs import append_episodes
-from offlinerlkit_damo.training.state import policy_state, random_state, restore_policy, restore_random
+from offlinerlkit_damo.training.state import numbers, optimisers, policy_state, random_state, restore_policy, restore_random
 
 EVAL_SEED = 1_000_000
 """Episodes are seeded EVAL_SEED + i in every evaluation, so that curves differ by their policies and not by their starts."""
@@ -88,6 +88,7 @@ class DAMOTrainer(MBPolicyTrainer):
         self.warnings: list[dict[str, Any]] = []
         """The guards' findings so far: "timestep", "name" and "text" each."""
         self._size_told = False
+        self._numbers = numbers(policy)  # at the start, to tell the policy's options from its counters
         self._timestep = 0
         self._seconds = 0.0  # of training before this process
         self._started = time.time()
@@ -116,7 +117,7 @@ class DAMOTrainer(MBPolicyTrainer):
                     self.policy.train()
                 reason = self.stop()
                 ended = epoch if within == 0 else None
-                if self.checkpoints is not None and (reason or (ended and self.checkpoints.due(ended, best=self._is_best()))):
+                if self.checkpoints is not None and (reason or (ended and self._is_due(self.checkpoints, ended))):
                     self._checkpoint(self.checkpoints, ended)
                 if reason:
                     raise reason
@@ -127,8 +128,12 @@ class DAMOTrainer(MBPolicyTrainer):
         scores = self.evaluations["score"]
         return {"last_10_performance": float(np.mean(scores[-10:]))} if scores else {}
 
+    def _is_due(self, checkpoints: Checkpoints, epoch: int) -> bool:
+        return checkpoints.due(epoch, best=self._is_best(), last=epoch == self._epoch)
+
     def _checkpoint(self, checkpoints: Checkpoints, epoch: int | None) -> None:
         """Save the state; `epoch`: the one that has just ended, if so."""
+        self._stop_if(self._broken_weights())  # a stop comes between figures, and the last good checkpoint must stay
         path = checkpoints.save(self.state_dict(), epoch, best=epoch is not None and self._is_best())
         if not self._size_told:
             self._size_told = True
@@ -154,8 +159,7 @@ class DAMOTrainer(MBPolicyTrainer):
     def _end_epoch(self, epoch: int, bar: Any) -> None:
         """Write the epoch's figures, and evaluate where it is due."""
         # losses are computed before their step, so the last step of an epoch can spoil weights that no loss has seen
-        weights = self.policy.named_parameters()
-        self._stop_if([f"weight {name}" for name, weight in weights if not bool(weight.isfinite().all())])
+        self._stop_if(self._broken_weights())
         if self.lr_scheduler is not None:
             self.lr_scheduler.step()
         self.logger.logkv("eval/seconds", self.seconds)
@@ -164,6 +168,9 @@ class DAMOTrainer(MBPolicyTrainer):
                 if self.eval_env is not None:
                     bar.set_postfix_str(f"score {self._log_scores():.1f}", refresh=False)
                 save_torch(self.policy.state_dict(), Path(self.logger.checkpoint_dir) / "policy.pth")
+        q = self._q_of_data()
+        if q is not None:
+            self._count({"eval/q_data": q})
         findings = self.guards.check(self._epoch_means()) if self.guards is not None else []
         self._dump()
         for finding in findings:
@@ -173,6 +180,19 @@ class DAMOTrainer(MBPolicyTrainer):
             if self.checkpoints is not None:
                 self._checkpoint(self.checkpoints, epoch)
             raise UserError(f"stopped at step {self._timestep}: {'; '.join(f'{x.name}: {x.text}' for x in findings)}")
+
+    @torch.no_grad()
+    def _q_of_data(self) -> float | None:
+        """The first critic's mean value of the dataset's first rows; None for a policy without critics of that kind."""
+        critic = getattr(self.policy, "critic1", None) or next(iter(getattr(self.policy, "critics", None) or ()), None)
+        if critic is None:
+            return None
+        rows = slice(0, self._batch_size)
+        value: torch.Tensor = critic(self.real_buffer.observations[rows], self.real_buffer.actions[rows])
+        return float(value.mean())
+
+    def _broken_weights(self) -> list[str]:
+        return [f"weight {name}" for name, weight in self.policy.named_parameters() if not bool(weight.isfinite().all())]
 
     @property
     def seconds(self) -> float:
@@ -188,6 +208,7 @@ class DAMOTrainer(MBPolicyTrainer):
             "evaluations": self.evaluations,
             "warnings": self.warnings,
             "policy": policy_state(self.policy),
+            "numbers": self._numbers,
             "random": random_state(),
         }
         if self.lr_scheduler is not None:
@@ -207,11 +228,18 @@ class DAMOTrainer(MBPolicyTrainer):
             raise UserError(f"checkpoints need a DeviceReplayBuffer as fake_buffer, this is a {type(self.fake_buffer).__name__}")
         return self.fake_buffer
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave; `train` then continues. Raises as `restore_policy` does."""
+    def load_state_dict(self, state: dict[str, Any], *, reconfigured: bool = False) -> None:
+        """Put back what `state_dict` gave; `train` then continues. Raises as `restore_policy` does.
+
+        `reconfigured`: this trainer's options are not those of the one that gave it, and count: learning rates, their schedule, the
+        policy's numbers.
+        """
+        ours = self._options() if reconfigured else None
         restore_policy(self.policy, state["policy"])
-        if self.lr_scheduler is not None:
+        if self.lr_scheduler is not None and "lr_scheduler" in state:
             self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+        if ours is not None:
+            self._reconfigure(*ours, state)
         if self._average is not None:
             self._average.load_state_dict(state["average"])
         if self.guards is not None:
@@ -223,6 +251,31 @@ class DAMOTrainer(MBPolicyTrainer):
         self._timestep, self._seconds = state["timestep"], state["seconds"]
         self._means, self.evaluations, self.warnings = state["means"], state["evaluations"], state["warnings"]
         restore_random(state["random"])
+
+    def _options(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """The policy's numbers, its optimisers' settings and the schedule's, as they were configured."""
+        groups = {
+            name: [{key: value for key, value in group.items() if key != "params"} for group in optim.param_groups]
+            for name, optim in optimisers(self.policy).items()
+        }
+        schedule = {} if self.lr_scheduler is None else dict(self.lr_scheduler.state_dict())
+        return numbers(self.policy), groups, {name: schedule[name] for name in ("T_max", "base_lrs", "eta_min") if name in schedule}
+
+    def _reconfigure(self, ours: dict[str, Any], groups: dict[str, Any], schedule: dict[str, Any], state: dict[str, Any]) -> None:
+        then, before = state["policy"]["values"], state["numbers"]
+        for name, value in ours.items():
+            if then[name] == before.get(name):  # it has not moved since the start: an option, no counter
+                setattr(self.policy, name, value)
+        for name, optim in optimisers(self.policy).items():
+            for group, configured in zip(optim.param_groups, groups[name], strict=True):
+                group.update(configured)
+        if "T_max" in schedule:
+            scheduler: Any = self.lr_scheduler
+            vars(scheduler).update(schedule)
+            turn = (1 + math.cos(math.pi * scheduler.last_epoch / scheduler.T_max)) / 2
+            scheduler._last_lr = [scheduler.eta_min + (base - scheduler.eta_min) * turn for base in scheduler.base_lrs]
+            for group, rate in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):
+                group["lr"] = rate
 
     def _evaluated_actor(self) -> AbstractContextManager[None]:
         return nullcontext() if self._average is None else self._average

@@ -18,7 +18,7 @@ from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import replacing
 from offlinerlkit_damo.tasks import SimulatorEnv, make_env
 from offlinerlkit_damo.training.dynamics import seed_everything
-from offlinerlkit_damo.training.saved import SavedPolicy, task_of
+from offlinerlkit_damo.training.saved import SavedPolicy, check_seed, task_of
 
 VIEW = {"render_mode": "rgb_array"}
 ROBOT_VIEW = {**VIEW, "camera_name": "track", "width": 400, "height": 300}
@@ -44,6 +44,7 @@ def film_episode(policy: SavedPolicy, path: Path, *, task: str | None = None, se
     Raises UserError for another ending than .mp4 and .gif, without the encoder that it needs, and where nothing can be drawn.
     """
     check_film(path)
+    check_seed(seed)
     spec = task_of(policy, task)
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")  # without a screen

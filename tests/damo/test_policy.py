@@ -336,7 +336,7 @@ def test_init_states_reach_the_trainer(choice: str, from_starts: bool, monkeypat
     monkeypatch.setattr(run, "DAMOTrainer", lambda *_, init_obss, **__: seen.append(init_obss))
     nothing: Any = None
     config = Config(hidden_dims=(4,), damo=DAMOConfig(init_states=choice))
-    run._trainer(config, dataset, nothing, nothing, nothing, nothing, fresh=True)
+    run.make_trainer(config, dataset, nothing, nothing, nothing, nothing, fresh=True)
     assert (seen[0] is starts) == from_starts and (seen[0] is None) != from_starts
 
 

@@ -17,7 +17,7 @@ from offlinerlkit_damo.report.results import read_evaluations
 def make_run(folder: Path, scores: list[float | None], **dataset: Any) -> Path:
     (folder / "record").mkdir(parents=True)
     about = {"name": "hopper-medium", "fingerprint": "abc", "mean_score": 50.0, "source": "generated", **dataset}
-    task = {"name": "hopper-medium", "ref_min_score": -20.0, "ref_max_score": 3234.0}
+    task = {"name": "hopper-medium", "robot": "hopper", "ref_min_score": -20.0, "ref_max_score": 3234.0}
     config = {"algo_name": "damo", "seed": 1}
     (folder / "run.json").write_text(json.dumps({"task": task, "dataset": about, "config": config}))
     columns = {"timestep": range(1, len(scores) + 1), "eval/normalized_episode_reward": scores}

@@ -100,6 +100,38 @@ def test_a_task_of_neorls_takes_the_smallest_file_with_enough(tmp_path: Path, mo
         resolve_dataset(get_task("neorl:Walker2d-v3-low-2"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"done": np.array([["0"]] * 15)}, "terminals has type <U1"),
+        ({"done": np.full((15, 1), 0.5)}, "done must be 0 or 1 but row 0 is not"),
+        ({"done": np.full((15, 1), np.nan)}, "done must be 0 or 1"),
+        ({"obs": np.float32(1)}, r"observations has shape \(\)"),
+        ({"reward": np.float32(1)}, r"rewards has shape \(\)"),
+        ({"index": np.array(["a"])}, "index has type <U1"),
+        ({"index": np.array([[4, 10]])}, r"index has type int64 and shape \(1, 2\)"),
+        ({"index": np.array([4, 99])}, "beyond the file's 15 rows"),
+        ({"index": None, "truncated": np.zeros(7)}, "rows differ in number"),
+        ({"index": None, "truncated": np.full(15, 3)}, "truncated must be 0 or 1"),
+    ],
+)
+def test_malformed_columns_of_neorls_are_one_sentence(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    rows = {name: value for name, value in {**neorl_rows(), **changes}.items() if value is not None}
+    with pytest.raises(UserError, match=words):
+        load_npz(write(tmp_path / "a.npz", **rows), trajectories=2)
+
+
+def test_a_path_is_read_as_the_task_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time limit is the simulator's, whether the file is found by name or given."""
+    monkeypatch.setenv("NEORL_DATASET_DIR", str(tmp_path))
+    rows = neorl_rows(12, 3, (1000, 20))
+    rows["done"][[999, 1019]] = 1
+    path = write(tmp_path / "Hopper-v3-low-2-train.npz", **rows)
+    task = get_task("neorl:Hopper-v3-low-2")
+    assert resolve_dataset(task).fingerprint == resolve_dataset(task, path).fingerprint
+    assert list(np.flatnonzero(resolve_dataset(task, path).terminals)) == [1019]
+
+
 @pytest.mark.parametrize("missing", ["action", "done", "index"])
 def test_a_part_of_neorls_keys_is_refused(missing: str, tmp_path: Path) -> None:
     rows = neorl_rows()

@@ -365,3 +365,109 @@ def test_running_out_names_what_to_free_and_loses_nothing(
     assert words[0] in json.loads((cut / "run.json").read_text())["parts"][0]["exit"]
     main(["train", "--resume", str(cut)])
     assert len(table(cut)) == 6
+
+
+def test_a_refused_resume_changes_nothing_at_all(stopped: Path, cache: Path) -> None:
+    before = {**contents(stopped), "run.json": (stopped / "run.json").read_bytes()}
+    refused = run(stopped, cache, "--resume", str(stopped), "--gamma", "0.9", "--max-minutes", "none", code=2)
+    assert "gamma: 0.99 -> 0.9" in refused.stderr
+    assert {**contents(stopped), "run.json": (stopped / "run.json").read_bytes()} == before
+    run(stopped, cache, "--resume", str(stopped), "--max-minutes", "none")  # as it was
+
+
+def test_forced_options_count_and_a_longer_cosine_goes_on_falling(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from offlinerlkit_damo.__main__ import main
+    from offlinerlkit_damo.training.trainer import DAMOTrainer
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OFFLINERLKIT_DAMO_CACHE", str(cache))
+    main(["train", *SMALL, *MODEL, "--data", str(cache / "tiny.hdf5"), "--logdir", "log"])
+    finished = only_run(tmp_path / "log")
+    seen: list[tuple[float, float, float, float, int]] = []
+    step = DAMOTrainer._step
+
+    def watching(self: DAMOTrainer) -> None:
+        step(self)
+        policy: Any = self.policy
+        rates = [optim.param_groups[0]["lr"] for optim in (policy.actor_optim, policy.critic1_optim)]
+        seen.append((*rates, policy._gamma, policy._tau, policy._steps))
+
+    monkeypatch.setattr(DAMOTrainer, "_step", watching)
+    changes = ["--epoch", "12", "--gamma", "0.5", "--tau", "0.25", "--critic-lr", "0.01", "--actor-lr", "0.02"]
+    main(["train", "--resume", str(finished), *changes, "--force"])
+    assert len(seen) == 30 and {entry[1:4] for entry in seen} == {(0.01, 0.5, 0.25)}
+    assert [entry[4] for entry in seen] == list(range(31, 61))  # the counter went on
+    rates = [entry[0] for entry in seen]
+    assert rates[0] == pytest.approx(0.01) and rates == sorted(rates, reverse=True) and 0 < rates[-1] < 0.001
+    with pytest.raises(UserError, match="has finished; --epoch N --force"):
+        main(["train", "--resume", str(finished)])
+
+
+def test_an_earlier_checkpoint_can_be_gone_back_to(cache: Path, tmp_path: Path) -> None:
+    flags = [*SMALL, *MODEL, "--data", str(cache / "tiny.hdf5"), "--keep-every", "2"]
+    run(tmp_path / "log", cache, *flags)
+    finished = only_run(tmp_path / "log")
+    run(tmp_path / "again", cache, *flags)
+    run(tmp_path / "ignored", cache, "--resume", str(finished / "checkpoint" / "epoch_4.ckpt"))
+    assert_equal_runs(only_run(tmp_path / "again"), finished)
+    copies = {(finished / "checkpoint" / name).stat().st_ino for name in ("last.ckpt", "best.ckpt", "epoch_4.ckpt", "epoch_2.ckpt")}
+    assert len(copies) == 4  # writing into one changes no other
+
+
+def test_a_finished_run_without_checkpoints_is_left_alone(cache: Path, tmp_path: Path) -> None:
+    run(tmp_path / "log", cache, *SMALL, *MODEL, "--data", str(cache / "tiny.hdf5"), "--checkpoint-every", "0")
+    finished = only_run(tmp_path / "log")
+    before = contents(finished)
+    assert "kept no checkpoint" in run(tmp_path, cache, "--resume", str(finished), code=2).stderr
+    assert "gamma: 0.99 -> 0.9" in run(tmp_path, cache, "--resume", str(finished), "--gamma", "0.9", code=2).stderr
+    assert contents(finished) == before
+
+
+def test_a_seed_gives_one_model_whatever_was_drawn_before(cache: Path, tmp_path: Path) -> None:
+    """Two processes, two empty caches: models, weights and tables are the same, to the bit."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        run(tmp_path / name / "log", tmp_path / name, *SMALL, *MODEL, "--data", str(cache / "tiny.hdf5"))
+    runs = [only_run(tmp_path / name / "log") for name in ("first", "second")]
+    assert_equal_runs(*runs)
+    models = [torch.load(folder / "model" / "dynamics.pth", weights_only=True) for folder in runs]
+    assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
+
+
+def test_a_run_goes_on_when_its_model_has_left_the_store(cache: Path, tmp_path: Path, stopped: Path) -> None:
+    run(tmp_path / "whole", cache, *SMALL, *MODEL, "--data", str(cache / "tiny.hdf5"))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    table_of_model = stopped / "record" / "dynamics_training_progress.csv"
+    rows = table_of_model.read_text() if table_of_model.exists() else ""
+    run(tmp_path / "ignored", empty, "--resume", str(stopped), "--max-minutes", "none")
+    assert not (empty / "dynamics").exists()
+    assert_equal_runs(only_run(tmp_path / "whole"), stopped)
+    assert (table_of_model.read_text() if table_of_model.exists() else "") == rows
+
+
+def test_a_signal_before_the_first_step_says_so(cache: Path, tmp_path: Path) -> None:
+    flags = [*SMALL, *MODEL, "--data", str(cache / "tiny.hdf5"), "--dynamics-max-epochs", "100000", "--dynamics-patience", "100000"]
+    process = subprocess.Popen(command(tmp_path / "log", *flags), env=environment(cache), cwd=cache, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: any(path.stat().st_size for path in tmp_path.glob("log/*/*/*/record/dynamics_training_progress.csv")))
+    process.send_signal(signal.SIGTERM)
+    _, messages = process.communicate(timeout=60)
+    assert process.returncode == 143 and "stopped by SIGTERM before the first step; --resume " in messages and "Traceback" not in messages
+    assert "before the first step" in json.loads((only_run(tmp_path / "log") / "run.json").read_text())["parts"][0]["exit"]
+
+
+def test_what_a_killed_writer_left_is_swept(stopped: Path, cache: Path) -> None:
+    left = stopped / "checkpoint" / f".last.{'0' * 32}.ckpt"
+    left.write_bytes(b"half")
+    mine = stopped / ".notes"
+    mine.write_text("kept")
+    run(stopped, cache, "--resume", str(stopped), "--max-minutes", "none")
+    assert not left.exists() and mine.exists()
+
+
+@pytest.mark.parametrize("garbage", ["0.5,\0\0\0\0\n", "0.5,abc\n", "\0" * 50])
+def test_garbage_at_the_end_of_a_table_is_torn(garbage: str, tmp_path: Path) -> None:
+    path = tmp_path / "policy_training_progress.csv"
+    path.write_text("a,timestep\n1,5\n2,10\n" + garbage)
+    rewind(tmp_path, 10, 0)
+    assert path.read_text() == "a,timestep\n1,5\n2,10\n"

@@ -19,7 +19,7 @@ PROCESSES = 100
 def start_one(number: int, config: Any, barrier: Any) -> None:
     barrier.wait()
     folder = run_folder.make_run_folder(config)
-    with run_folder.recorded(folder, {"number": number}):
+    with run_folder.locked(folder), run_folder.recorded(folder, {"number": number}):
         barrier.wait()  # all runs are going on at the same time
 
 
@@ -40,11 +40,12 @@ def test_a_hundred_starts_at_once_have_a_hundred_folders(tmp_path: Path, monkeyp
 
 
 def test_a_folder_has_one_process_and_says_why_it_ended(tmp_path: Path) -> None:
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {"config": {}}
     with (
+        run_folder.locked(tmp_path),
         run_folder.recorded(tmp_path, facts),
         pytest.raises(UserError, match="another process is working on"),
-        run_folder.recorded(tmp_path, {}),
+        run_folder.locked(tmp_path),
     ):
         raise AssertionError("two processes in one folder")
     with pytest.raises(ZeroDivisionError), run_folder.recorded(tmp_path, facts):

@@ -77,6 +77,8 @@ def test_evaluation_is_of_the_seeds_given_and_written_to_a_file(
     again = evaluate(load_policy(run), episodes=2, seed=6)
     assert found["returns"][1:] == pytest.approx(again["returns"], rel=1e-4) and len(set(found["returns"])) == 3
     assert found["mean_score"] == pytest.approx(np.mean(found["scores"])) and f"{found['mean_score']:.1f}" in capsys.readouterr().out
+    monkeypatch.setattr("offlinerlkit_damo.training.saved.AT_ONCE", 2)  # in pieces it is the same
+    assert evaluate(load_policy(run), episodes=3, seed=5)["returns"] == pytest.approx(found["returns"], rel=1e-4)
     stochastic = [evaluate(load_policy(run), episodes=2, seed=6, deterministic=False)["returns"] for _ in range(2)]
     assert stochastic[0] == stochastic[1] != again["returns"]
 
@@ -94,6 +96,9 @@ def test_wrong_folders_files_and_tasks_are_one_sentence(tmp_path: Path) -> None:
         evaluate(load_policy(run), task="halfcheetah-medium")
     with pytest.raises(UserError, match="episodes is 0"):
         evaluate(load_policy(run), episodes=0)
+    for seed in (-1, 2**32):
+        with pytest.raises(UserError, match=f"seed {seed} is out of range"):
+            main(["evaluate", str(run), "--episodes", "1", "--seed", str(seed)])
     bare = tmp_path / "bare" / "policy.pth"
     bare.parent.mkdir()
     bare.write_bytes((run / "model" / "policy.pth").read_bytes())
