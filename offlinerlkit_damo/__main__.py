@@ -1,4 +1,4 @@
-"""python -m offlinerlkit_damo {train,evaluate,export,data,dynamics,doctor,report,bench,patch}"""
+"""python -m offlinerlkit_damo {train,evaluate,export,compare,data,dynamics,doctor,report,bench,patch}"""
 
 from __future__ import annotations
 
@@ -67,11 +67,23 @@ def _export(arguments: argparse.Namespace) -> None:
     print(f"{arguments.out}: obs f32 [B, d] -> actions f32 [B, a], equal to the policy's mode within {difference:.1e}")
 
 
+def _compare(arguments: argparse.Namespace) -> None:
+    from offlinerlkit_damo.compare.command import compare
+
+    compare(arguments)
+
+
 def _report(arguments: argparse.Namespace) -> None:
+    if any((path / "rows.csv").is_file() for path in arguments.runs):
+        from offlinerlkit_damo.report.comparison import write_report
+
+        print(write_report(arguments.runs, arguments.out or arguments.runs[0]))
+        return
     from offlinerlkit_damo.report.curve import draw_learning_curve
 
-    draw_learning_curve(arguments.runs, arguments.out)
-    print(arguments.out)
+    out = arguments.out or Path("learning_curve.png")
+    draw_learning_curve(arguments.runs, out)
+    print(out)
 
 
 def _doctor(arguments: argparse.Namespace) -> None:
@@ -141,10 +153,21 @@ def main(argv: Sequence[str]) -> None:
     doctor = commands.add_parser("doctor", help="print host, versions, devices, simulators and datasets, and what is missing")
     doctor.set_defaults(run=_doctor)
 
-    figure = commands.add_parser("report", help="draw the learning curves of run folders")
-    figure.add_argument("runs", nargs="+", type=Path, help="run folders of one task")
-    figure.add_argument("--out", type=Path, default=Path("learning_curve.png"), help="figure to write [learning_curve.png]")
+    figure = commands.add_parser("report", help="draw the learning curves of run folders, or write the report of a comparison")
+    figure.add_argument("runs", nargs="+", type=Path, help="run folders of one task, or folders of comparisons")
+    figure.add_argument("--out", type=Path, help="figure to write [learning_curve.png]; of a comparison the folder [its own]")
     figure.set_defaults(run=_report)
+
+    compare = commands.add_parser("compare", help="run algorithms side by side, on the same tasks, seeds and dynamics models")
+    compare.add_argument("--tasks", metavar="T,T", help="tasks, with * for several: hopper-*,halfcheetah-random")
+    compare.add_argument("--algos", metavar="A,A", help="algorithms [damo,mopo]")
+    compare.add_argument("--seeds", type=int, metavar="N", help="seeds 1 to N of each [4]")
+    compare.add_argument("--set", action="append", metavar="OPTION=VALUE", help="an option of train, for all that read it; repeatable")
+    compare.add_argument("--plan", type=Path, metavar="FILE", help="YAML with tasks, algos, variants, seeds and options, instead")
+    compare.add_argument("--out", type=Path, default=Path("comparison"), help="folder for all; a second call goes on [comparison]")
+    compare.add_argument("--jobs", type=int, metavar="N", help="runs at once, one thread each [the machine's cores]")
+    compare.add_argument("--dry-run", action="store_true", help="print the runs and the time they take here, measured; run none")
+    compare.set_defaults(run=_compare)
 
     bench = commands.add_parser("bench", help="time every stage of a run beside the host's own, in one go")
     bench.add_argument("--threads", type=int, default=1, help="torch threads [1]")

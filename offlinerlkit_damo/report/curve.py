@@ -22,7 +22,7 @@ def draw_learning_curve(folders: Sequence[Path], path: Path) -> None:
     runs = [read_run(folder) for folder in folders]
     task, dataset = runs[0]["task"], runs[0]["dataset"]
     for folder, run in zip(folders, runs, strict=True):
-        if (run["task"], run["dataset"]["fingerprint"]) != (task, dataset["fingerprint"]):
+        if (run["task"]["name"], run["dataset"]["fingerprint"]) != (task["name"], dataset["fingerprint"]):
             raise UserError(f"{str(folder)!r} is on {run['dataset']['name']}, another dataset than {str(folders[0])!r}; draw them apart")
     # not pyplot: importing this must not choose the user's backend
     figure = Figure(figsize=(7, 4.2), layout="constrained")

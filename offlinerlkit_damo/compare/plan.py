@@ -1,0 +1,126 @@
+"""A comparison's plan: which contestants on which tasks with which seeds, as data."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from offlinerlkit_damo.config import ALGORITHMS, MODEL_BASED, Config, options, read_yaml, readers, resolve
+from offlinerlkit_damo.errors import UserError, unknown
+
+OWN = ("task", "seed", "logdir", "algo_name", "dynamics_seed", "max_minutes")
+"""Options that the plan itself sets."""
+PARTS = ("tasks", "algos", "variants", "seeds", "options")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tasks x contestants x seeds.
+
+    A contestant is an algorithm by its name, or options of one under a name of its own: {"mopo+both": {"algo_name": "mopo", ...}}.
+    `options` hold for every contestant that reads them. Of one seed, all contestants on a task share the dynamics model of that seed.
+    """
+
+    tasks: tuple[str, ...]
+    contestants: Mapping[str, Mapping[str, Any]]
+    seeds: tuple[int, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a plan."""
+
+    label: str  # the contestant
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """For people and file names: contestant, task and seed."""
+        return f"{self.label} {self.config.task} seed {self.config.seed}"
+
+
+def make_plan(
+    tasks: Sequence[str],
+    algos: Sequence[str],
+    seeds: int | Sequence[int],
+    given: Mapping[str, Any],
+    variants: Mapping[str, Any] | None = None,
+) -> Plan:
+    """A plan from names: tasks may have wildcards, `seeds` is a number or the seeds themselves. Raises UserError for what is unknown."""
+    contestants: dict[str, Mapping[str, Any]] = {}
+    for algo in algos:
+        if algo not in ALGORITHMS:
+            raise unknown("algorithm", algo, ALGORITHMS)
+        contestants[algo] = {"algo_name": algo}
+    for label, values in (variants or {}).items():
+        if not isinstance(values, Mapping) or values.get("algo_name") not in ALGORITHMS:
+            raise UserError(f"the variant {label!r} needs an algo_name, one of {', '.join(ALGORITHMS)}")
+        if not re.fullmatch(r"[\w.+=,-]+", str(label)):
+            raise UserError(f"the variant {label!r} names a folder; use letters, digits and + - = , . _")
+        if label in contestants:
+            raise UserError(f"{label!r} names two contestants; call one of them otherwise")
+        contestants[str(label)] = values
+    numbers = tuple(range(1, seeds + 1)) if isinstance(seeds, int) else tuple(seeds)
+    if not contestants or not numbers or len(set(numbers)) < len(numbers):
+        raise UserError("a comparison needs at least one algorithm and one seed, and no seed twice")
+    for values in (given, *contestants.values()):
+        for name in values:
+            if name not in options():
+                raise unknown("option", name, options())
+            if name in OWN and not (name == "algo_name" and values is not given):
+                raise UserError(f"{name} is the plan's own; it cannot be among the options")
+    return Plan(tuple(_tasks(tasks)), contestants, numbers, dict(given))
+
+
+def _tasks(patterns: Sequence[str]) -> Iterator[str]:
+    from offlinerlkit_damo.tasks import can_make, get_task, list_tasks
+
+    known = [name for name in list_tasks() if can_make(name)]
+    seen = set()
+    for pattern in patterns:
+        found = fnmatch.filter(known, pattern) if any(x in pattern for x in "*?[") else [pattern]
+        if not found:
+            raise UserError(f"no task that can be made here matches {pattern!r}; choose from {', '.join(known)}")
+        for name in found:
+            get_task(name)
+            if name not in seen:
+                seen.add(name)
+                yield name
+
+
+def read_plan(path: Path) -> Plan:
+    """A plan from YAML: tasks, algos, variants, seeds, options. Raises UserError for what is missing or unknown."""
+    content = read_yaml(path)
+    for name in content:
+        if name not in PARTS:
+            raise unknown("part of a plan", name, PARTS)
+    tasks, algos, seeds = content.get("tasks"), content.get("algos") or [], content.get("seeds", 4)
+    if not isinstance(tasks, list) or not tasks or not isinstance(algos, list):
+        raise UserError(f"the plan {str(path)!r} needs `tasks`, a list of names, and `algos` or `variants`")
+    if not isinstance(seeds, int) and not (isinstance(seeds, list) and all(isinstance(seed, int) for seed in seeds)):
+        raise UserError(f"the plan {str(path)!r} has seeds {seeds!r}; give a number of seeds or a list of them")
+    for part in ("options", "variants"):
+        if not isinstance(content.get(part) or {}, dict):
+            raise UserError(f"`{part}` of the plan {str(path)!r} is no mapping")
+    names = [str(algo) for algo in algos]
+    return make_plan([str(task) for task in tasks], names, seeds, content.get("options") or {}, content.get("variants"))
+
+
+def jobs(plan: Plan, out: Path) -> list[Job]:
+    """The plan's runs in the order of their start: neighbours differ in task or seed, so that none waits for another's dynamics model."""
+    found = []
+    for label, own in plan.contestants.items():
+        algo = str(own["algo_name"])
+        for task in plan.tasks:
+            for seed in plan.seeds:
+                shared = {name: value for name, value in plan.options.items() if algo in readers(name)}
+                ours: dict[str, Any] = {"task": task, "seed": seed, "logdir": str(out / "runs" / label)}
+                if algo in MODEL_BASED:
+                    ours["dynamics_seed"] = seed
+                found.append(Job(label, resolve({**shared, **own, **ours})))
+    return found

@@ -1,0 +1,74 @@
+"""Plans: what they name, what they refuse, and the runs that they mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from offlinerlkit_damo.compare.plan import jobs, make_plan, read_plan
+from offlinerlkit_damo.errors import UserError
+
+PLAN = """
+tasks: [hopper-medium*, halfcheetah-random]
+algos: [damo, odice]
+variants: {mopo+da: {algo_name: mopo, data_alignment: 0.5, actor_lr: 3.0e-4}}
+seeds: [3, 5]
+options: {epoch: 7, rollout_length: 2}
+"""
+
+
+def test_a_plan_is_every_contestant_on_every_task_with_every_seed(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    every = jobs(read_plan(tmp_path / "plan.yaml"), tmp_path / "out")
+    tasks = {"hopper-medium", "hopper-medium-replay", "hopper-medium-expert", "halfcheetah-random"}
+    assert {(job.label, job.config.task, job.config.seed) for job in every} == {
+        (label, task, seed) for label in ("damo", "odice", "mopo+da") for task in tasks for seed in (3, 5)
+    }
+    assert len(every) == 24 and all(job.config.epoch == 7 for job in every)
+    for job in every:
+        if job.label == "odice":
+            continue  # it has no model: the rollouts' option is not for it
+        # neighbours share the model of their seed, whatever the algorithm
+        assert (job.config.rollout_length, job.config.model_seed) == (2, job.config.seed)
+    (variant,) = {(job.config.damo.damo_alpha, job.config.actor_lr, job.config.algo_name) for job in every if job.label == "mopo+da"}
+    assert variant == (0.5, 3e-4, "mopo")
+    neighbours = [(a.config.task, a.config.seed) == (b.config.task, b.config.seed) for a, b in zip(every, every[1:], strict=False)]
+    assert not any(neighbours)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"tasks": ["hoper-medium"]}, "did you mean hopper-medium"),
+        ({"tasks": ["walker2d-med*"]}, "matches 'walker2d-med\\*'"),
+        ({"algos": ["dmao"]}, "unknown algorithm 'dmao'; did you mean damo"),
+        ({"seeds": 0}, "at least one algorithm and one seed"),
+        ({"seeds": [1, 1]}, "no seed twice"),
+        ({"given": {"epohc": 3}}, "unknown option 'epohc'; did you mean epoch"),
+        ({"given": {"seed": 3}}, "seed is the plan's own"),
+        ({"variants": {"x": {"actor_lr": 1}}}, "'x' needs an algo_name"),
+        ({"variants": {"a/b": {"algo_name": "mopo"}}}, "'a/b' names a folder"),
+        ({"variants": {"damo": {"algo_name": "mopo"}}}, "'damo' names two contestants"),
+    ],
+)
+def test_what_cannot_be_run_is_one_sentence(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        make_plan(**{"tasks": ["hopper-medium"], "algos": ["damo"], "seeds": 1, "given": {}, **change})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("tasks: hopper-medium\nalgos: [damo]", "needs `tasks`, a list"),
+        ("tasks: [hopper-medium]\nalgos: [damo]\nseeds: many", "has seeds 'many'"),
+        ("tasks: [hopper-medium]\nalgos: [damo]\noptions: 3", "`options` of the plan"),
+        ("tasks: [hopper-medium]\nalgo: [damo]", "unknown part of a plan 'algo'; did you mean algos"),
+        ("- 1", "holds no mapping"),
+    ],
+)
+def test_a_broken_plan_is_one_sentence(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(text)
+    with pytest.raises(UserError, match=words):
+        read_plan(tmp_path / "plan.yaml")
