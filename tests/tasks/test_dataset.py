@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -151,3 +152,22 @@ def test_large_files_load_quickly(tmp_path: Any) -> None:
     data = load_dataset(path)
     assert time.perf_counter() - began < 5  # a loop over rows takes longer
     assert len(data) == rows and data.episode_returns.sum() == rows
+
+
+def test_loading_takes_little_more_room_than_the_data(tmp_path: Path) -> None:
+    """The peak while a file is read and checked, in sizes of what is kept: under one and a half."""
+    rows, rng = 100_000, np.random.default_rng(0)
+    path = tmp_path / "large.hdf5"
+    with h5py.File(path, "w") as file:
+        for key, width in (("observations", 17), ("next_observations", 17), ("actions", 6)):
+            file[key] = rng.uniform(-1, 1, (rows, width)).astype("f4")
+        file["rewards"] = rng.normal(size=rows).astype("f4")
+        file["terminals"], file["timeouts"] = np.zeros(rows, bool), np.arange(rows) % 1000 == 999
+    tracemalloc.start()
+    try:
+        data = load_dataset(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    own = sum(array.nbytes for array in data.transitions().values())
+    assert peak < 1.5 * own
