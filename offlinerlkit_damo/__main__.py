@@ -1,4 +1,4 @@
-"""python -m offlinerlkit_damo {train,evaluate,export,compare,data,dynamics,doctor,report,bench,patch}"""
+"""python -m offlinerlkit_damo {train,evaluate,export,compare,data,dynamics,doctor,report,plot,bench,patch}"""
 
 from __future__ import annotations
 
@@ -86,6 +86,13 @@ def _report(arguments: argparse.Namespace) -> None:
     print(out)
 
 
+def _plot(arguments: argparse.Namespace) -> None:
+    from offlinerlkit_damo.report.plot import draw_figures
+
+    chosen = draw_figures(arguments.runs, arguments.out, arguments.keys.split(","))
+    print(f"{arguments.out}: {', '.join(chosen)}")
+
+
 def _doctor(arguments: argparse.Namespace) -> None:
     from offlinerlkit_damo.doctor import examine
 
@@ -168,6 +175,12 @@ def main(argv: Sequence[str]) -> None:
     compare.add_argument("--jobs", type=int, metavar="N", help="runs at once, one thread each [the machine's cores]")
     compare.add_argument("--dry-run", action="store_true", help="print the runs and the time they take here, measured; run none")
     compare.set_defaults(run=_compare)
+
+    plot = commands.add_parser("plot", help="draw any logged figures of any runs, also of the kit's own")
+    plot.add_argument("runs", nargs="+", type=Path, help="run folders")
+    plot.add_argument("--keys", default="eval/normalized_episode_reward", metavar="K,K", help="columns, with * for several [the score]")
+    plot.add_argument("--out", type=Path, default=Path("figures.png"), help="figure to write [figures.png]")
+    plot.set_defaults(run=_plot)
 
     bench = commands.add_parser("bench", help="time every stage of a run beside the host's own, in one go")
     bench.add_argument("--threads", type=int, default=1, help="torch threads [1]")

@@ -1,0 +1,67 @@
+"""plot: which lines it draws, of our runs and of the kit's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+from offlinerlkit_damo.__main__ import main
+from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.report.plot import draw_figures
+
+
+def run_folder(place: Path, name: str, text: str) -> Path:
+    """The kit's layout and nothing else: its runs have no run.json."""
+    record = place / "hopper-medium-v2" / "mopo" / name / "record"
+    record.mkdir(parents=True)
+    (record / "policy_training_progress.csv").write_text(text)
+    return record.parent
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    return [
+        run_folder(tmp_path, "seed_0", "alpha,loss/actor,loss/critic1,timestep\n1,2,3,10\n0.5,,4,20\n"),
+        run_folder(tmp_path, "seed_1", "alpha,eval/normalized_episode_reward,timestep\n0.1,7,5\n"),
+    ]
+
+
+def test_every_run_is_a_line_in_every_panel_that_it_has(runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    save = Figure.savefig
+
+    def watching(self: Figure, *args: Any, **kwargs: Any) -> None:
+        drawn.append(self)
+        save(self, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", watching)
+    out = tmp_path / "figures.svg"
+    assert draw_figures(runs, out, ["alpha", "loss/*"]) == ["alpha", "loss/actor", "loss/critic1"]
+    panels = {panel.get_title(): panel for panel in drawn[0].axes if panel.get_visible()}
+    lines = {key: [(line.get_label(), line.get_xdata().tolist(), line.get_ydata().tolist()) for line in panel.get_lines()]
+             for key, panel in panels.items()}  # fmt: skip
+    first, second = "hopper-medium-v2/mopo/seed_0", "hopper-medium-v2/mopo/seed_1"
+    assert lines == {
+        "alpha": [(first, [10, 20], [1, 0.5]), (second, [5], [0.1])],
+        "loss/actor": [(first, [10], [2])],
+        "loss/critic1": [(first, [10, 20], [3, 4])],
+    }
+    assert out.read_text().lstrip().startswith("<?xml")
+
+
+def test_the_command_draws_scores_unless_told_otherwise(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plot", *map(str, runs), "--out", str(tmp_path / "a.png")])
+    assert "eval/normalized_episode_reward" in capsys.readouterr().out and (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_wrong_keys_suffixes_and_folders_are_one_sentence(runs: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown key 'alhpa'; did you mean alpha"):
+        draw_figures(runs, tmp_path / "a.png", ["alhpa"])
+    with pytest.raises(UserError, match=r"does not end in \.png"):
+        draw_figures(runs, tmp_path / "a.gif")
+    with pytest.raises(UserError, match="is not a run folder"):
+        draw_figures([tmp_path], tmp_path / "a.png")
+    assert not (tmp_path / "a.png").exists()
