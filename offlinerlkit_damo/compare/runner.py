@@ -19,11 +19,12 @@ import yaml
 
 from offlinerlkit_damo.compare.plan import Job, Plan, jobs
 from offlinerlkit_damo.compare.rows import write_rows
-from offlinerlkit_damo.errors import Stopped, UserError
+from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import check_writable, replacing, try_lock
 from offlinerlkit_damo.training.logs import EPISODES, read_rows
 from offlinerlkit_damo.training.resume import FREE
 from offlinerlkit_damo.training.run_folder import FACTS, read_facts
+from offlinerlkit_damo.training.stopping import StopRequest
 
 POLL = 0.5  # seconds
 TRIES = 2
@@ -90,7 +91,7 @@ def run_plan(plan: Plan, out: Path, *, at_once: int, show: Callable[[Sequence[St
     check_writable(out)
     out.mkdir(parents=True, exist_ok=True)
     every = [Status(job) for job in jobs(plan, out)]
-    with _locked(out):
+    with _locked(out), StopRequest(when="; the same command goes on from here"):
         for status in every:
             status.look()
             if status.folder is not None and is_finished(status.folder):
@@ -112,8 +113,6 @@ def run_plan(plan: Plan, out: Path, *, at_once: int, show: Callable[[Sequence[St
                     status.state = "finished" if done else "failed" if status.tries == TRIES else "waiting"
                     gather(every, out)
                 show(every)
-        except KeyboardInterrupt:
-            raise Stopped("interrupted; the same command goes on from here", code=130) from None
         finally:
             _stop([process for _, process, _ in running.values()])
             for _, _, log in running.values():

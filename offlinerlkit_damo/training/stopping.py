@@ -18,13 +18,15 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopRequest:
     """Inside a `with` block, SIGINT and SIGTERM raise Stopped, or once `gentle` is set ask for a stop; a second one quits at once.
 
-    `max_minutes` asks for one as well, counted from the construction. Signals are the main thread's: elsewhere only the time counts.
+    `max_minutes` asks for one as well, counted from the construction. Signals are the main thread's: elsewhere only the time counts. `when`
+    ends the sentence of a stop that is raised.
     """
 
-    def __init__(self, max_minutes: float | None = None) -> None:
+    def __init__(self, max_minutes: float | None = None, *, when: str = " before the first step") -> None:
         self._deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self.gentle = False
         """Whether the signals are asked about between steps. Before the first step there is nothing to save."""
+        self._when = when
         self._signal: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -42,7 +44,7 @@ class StopRequest:
             os._exit(128 + number)
         self._signal = number
         if not self.gentle:
-            raise Stopped(f"stopped by {signal.Signals(number).name} before the first step", code=128 + number)
+            raise Stopped(f"stopped by {signal.Signals(number).name}{self._when}", code=128 + number)
         print("stopping after this step, with a checkpoint; once more to quit at once", file=sys.stderr, flush=True)
 
     def __call__(self) -> Stopped | None:
