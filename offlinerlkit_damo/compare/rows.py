@@ -11,14 +11,14 @@ from typing import Any
 import pandas as pd
 
 from offlinerlkit_damo.files import replacing
-from offlinerlkit_damo.training.logs import EPISODES, read_rows
+from offlinerlkit_damo.training.logs import EPISODES, POLICY, read_rows
 from offlinerlkit_damo.training.resume import FREE
 from offlinerlkit_damo.training.run_folder import read_facts
 
 ROWS = "rows.csv"
 COLUMNS = (
     "task", "label", "algo", "seed", "timestep", "episode", "return", "score", "length", "dataset_mean", "source", "config_hash", "dataset",
-    "dynamics", "host", "commit", "seconds", "finished",
+    "dynamics", "host", "commit", "seconds", "q_data", "gamma", "finished",
 )  # fmt: skip
 
 
@@ -46,11 +46,27 @@ def run_rows(folder: Path, label: str) -> list[dict[str, Any]]:
         "dynamics": (found.get("dynamics") or {}).get("id"),
         "host": facts["host"]["name"],
         "commit": facts["commit"],
-        "seconds": found.get("seconds"),
+        "gamma": config["gamma"],
         "finished": bool(found),
     }
+    progress = {int(float(row["timestep"])): row for row in read_rows(folder / "record" / POLICY)}
     episodes = read_rows(folder / "record" / EPISODES)
-    return [{**about, **{name: float(row[name]) for name in ("return", "score")}, **_counts(row)} for row in episodes]
+    return [
+        {
+            **about,
+            **{name: float(row[name]) for name in ("return", "score")},
+            **_counts(row),
+            **_then(progress.get(int(row["timestep"]), {})),
+        }
+        for row in episodes
+    ]
+
+
+def _then(figures: Mapping[str, str]) -> dict[str, float | None]:
+    """Seconds of training until an evaluation and the critic's mean value of the data, None where it was not logged."""
+    return {
+        name: float(figures[key]) if figures.get(key) else None for name, key in (("seconds", "eval/seconds"), ("q_data", "eval/q_data"))
+    }
 
 
 def _counts(row: Mapping[str, str]) -> dict[str, int]:
