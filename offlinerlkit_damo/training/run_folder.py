@@ -90,6 +90,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """run.json of a run folder: configuration, task, dataset, host and versions. Raises UserError where there is none."""
     try:
         facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{str(folder)!r} is not a run folder: it has no {FACTS}") from None
     except OSError as error:
         raise UserError(f"{str(folder)!r} is not a run folder: it has no readable {FACTS} ({error.strerror or error})") from None
     except ValueError:
