@@ -74,11 +74,16 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    if any((path / "rows.csv").is_file() for path in arguments.runs):
+    from offlinerlkit_damo.report.scores import ROWS
+
+    if any((path / ROWS).is_file() for path in arguments.runs):
         from offlinerlkit_damo.report.comparison import write_report
 
         print(write_report(arguments.runs, arguments.out or arguments.runs[0]))
         return
+    for path in arguments.runs:
+        if not (path / "run.json").exists():
+            raise UserError(f"{str(path)!r} is neither a run's folder, with run.json, nor a comparison's, with {ROWS}")
     from offlinerlkit_damo.report.curve import draw_learning_curve
 
     out = arguments.out or Path("learning_curve.png")
