@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from offlinerlkit_damo.files import check_writable, replacing
-from offlinerlkit_damo.report import statistics
+from offlinerlkit_damo.report import pairs, statistics
 from offlinerlkit_damo.report.scores import curves, read_rows, remarks, run_scores, score_table
 from offlinerlkit_damo.report.tables import latex, markdown, published, published_rows, wide
 
@@ -37,13 +37,16 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     table = score_table(scores)
     means = {str(task): float(mean) for task, mean in rows.groupby("task")["dataset_mean"].first().dropna().items()}
     shown = wide(table, means)
-    told = remarks(rows, scores)
+    differences, unpaired = pairs.paired_differences(rows, scores)
+    told = remarks(rows, scores) + unpaired
     algos = {str(label): str(algo) for label, algo in scores.groupby("label")["algo"].first().items()}
     theirs = published_rows([str(task) for task in shown["task"]], algos)
     aggregates = aggregate_table(scores)
     notes = "".join(f"* {text}\n" for text in told)
     source = published()[0]
     text = f"{markdown(shown)}\n{notes}" + ("" if aggregates.empty else f"\n{markdown(aggregates)}")
+    if not differences.empty:
+        text += f"\n{pairs.CAPTION}\n\n{markdown(pairs.shown(differences))}"
     if not theirs.empty:
         text += f"\nPublished ({source}), on other data than generated tasks have:\n\n{markdown(theirs)}"
     _write(out / "scores.md", text)
@@ -55,6 +58,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
         _html(shown),
         *(f'<p class="note">{html.escape(text)}</p>' for text in told),
         *([] if aggregates.empty else ["<h2>Over all tasks</h2><p>95% intervals, stratified bootstrap over seeds.</p>", _html(aggregates)]),
+        *([] if differences.empty else [f"<h2>Beside the plain algorithm</h2><p>{pairs.CAPTION}</p>", _html(pairs.shown(differences))]),
         *([] if theirs.empty else [f"<h2>Published</h2><p>{html.escape(source)}; not the data above.</p>", _html(theirs)]),
         "<h2>Learning curves</h2><p>Every seed a line, unsmoothed; the thick line is their mean.</p>",
         *(_svg(curve_figure(rows, str(task), means.get(str(task)))) for task in shown["task"]),
