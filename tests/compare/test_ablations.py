@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shlex
 from pathlib import Path
 
-import pandas as pd
 import pytest
-from test_compare import OPTIONS
 
 from offlinerlkit_damo.__main__ import main
 from offlinerlkit_damo.compare.ablations import ablation_plan, studies
 from offlinerlkit_damo.compare.plan import jobs, read_plan
 from offlinerlkit_damo.compare.rows import config_hash
-from offlinerlkit_damo.config import DIVERGENCES, MODEL_BASED, options, read_yaml
+from offlinerlkit_damo.config import DIVERGENCES, MODEL_BASED, options
 from offlinerlkit_damo.errors import UserError
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("task", ["hopper-medium-expert", "halfcheetah-medium-replay"])
@@ -86,20 +80,3 @@ def test_the_list_names_every_study_and_contestant(capsys: pytest.CaptureFixture
 def test_wrong_flags_are_one_sentence(flags: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         main(["ablate", *shlex.split(flags)])
-
-
-def test_the_add_on_table_from_start_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut to the smallest add-on there is, and run; the report pairs its runs."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OFFLINERLKIT_DAMO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
-    flags = [word for name, value in OPTIONS.items() for word in ("--set", f"{name}={value}")]
-    main([*shlex.split("ablate add-on --tasks hopper-random --seeds 1 --write plan.yaml"), *flags])
-    plan = read_yaml(tmp_path / "plan.yaml")
-    cut = {**plan, "algos": ["mopo"], "variants": {"mopo+er": plan["variants"]["mopo+er"]}}
-    (tmp_path / "plan.yaml").write_text(json.dumps(cut))
-    main(["compare", "--plan", "plan.yaml", "--out", "out"])
-    text = (tmp_path / "out" / "scores.md").read_text()
-    assert "| mopo+er | mopo | hopper-random |" in text and "paired by seed" in text
-    rows = pd.read_csv(tmp_path / "out" / "rows.csv")
-    assert set(rows["label"]) == {"mopo", "mopo+er"} and rows.groupby("seed")["dynamics"].nunique().eq(1).all()
