@@ -21,7 +21,7 @@ from offlinerlkit_damo.training.dynamics import seed_everything
 
 BINS = 10
 HELD_OUT = 20_000  # rows of a generated task made anew
-POINTS = 10  # times settings.points rows of either kind
+POINTS, MOST = 3, 5000  # times settings.points rows of either kind, and never more
 
 
 def draw_calibration(runs: Sequence[Learned], dataset: OfflineDataset, settings: Settings) -> Drawn:
@@ -31,7 +31,7 @@ def draw_calibration(runs: Sequence[Learned], dataset: OfflineDataset, settings:
     was trained on, so that it looks better than it is. Synthetic: fresh rollouts of the policy in its model.
     """
     real, fresh = held_out(runs[0], dataset)
-    size = POINTS * settings.points
+    size = min(POINTS * settings.points, MOST)
     rng = np.random.default_rng(settings.seed)
     real = real.sample(size, rng)
     bins, scores = [], []
@@ -133,5 +133,6 @@ def _figure(table: pd.DataFrame, scores: Sequence[dict[str, Any]], fresh: bool) 
     kind = "held out" if fresh else "the dataset's own rows: seen in training"
     diagram.set(ylabel="observed share of synthetic transitions", title=f"real transitions: {kind}", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     diagram.legend(fontsize=8, loc="upper left")
-    histogram.set(xlabel="predicted probability of being synthetic", ylabel="share of rows\n(dotted: real)", ylim=(0, None))
+    histogram.set(xlabel="predicted probability of being synthetic", ylim=(0, None))
+    histogram.set_ylabel("share of rows\n(solid: synthetic, dotted: real)")
     return figure

@@ -19,7 +19,7 @@ from offlinerlkit_damo.analysis.simulation import OpenSimulator
 from offlinerlkit_damo.tasks import OfflineDataset
 from offlinerlkit_damo.training.dynamics import seed_everything
 
-SOURCES = {"offline": "#999999", "synthetic": "#0072B2", "real": "#D55E00"}
+SOURCES = {"offline": "#555555", "synthetic": "#56B4E9", "real": "#D55E00"}
 PAIRS = (("offline", "real"), ("offline", "synthetic"), ("synthetic", "real"))
 REFERENCE = "offline, other episodes"
 MARGIN = 0.002  # of the points at either end of an axis that may lie outside the panels
@@ -58,12 +58,16 @@ def draw_distributions(runs: Sequence[Learned], dataset: OfflineDataset, setting
             if i == 0:
                 panel.set_title(run.run.name, fontsize=10)
         places = embedding(everything)
-        panels[i][0].set_xlim(*np.quantile(places[:, 0], [MARGIN, 1 - MARGIN]) * 1.1)
-        panels[i][0].set_ylim(*np.quantile(places[:, 1], [MARGIN, 1 - MARGIN]) * 1.1)
+        (left, bottom), (right, top) = np.quantile(places, [MARGIN, 1 - MARGIN], axis=0) * 1.1
+        panels[i][0].set(xlim=(left, right), ylim=(bottom - 0.15 * (top - bottom), top))  # below is room for the numbers
         panels[i][0].set_ylabel(f"{kind}: second component ({embedding.explained[1]:.0%})")
         for panel in panels[i]:
             panel.set_xlabel(f"first component ({embedding.explained[0]:.0%})", fontsize=9)
-        rows += _overlaps(kind, runs, ours, scale.cloud(data.sample(2 * settings.points, rng), kind), settings.seed)
+        overlaps = _overlaps(kind, runs, ours, scale.cloud(data.sample(2 * settings.points, rng), kind), settings.seed)
+        for panel, own in zip(panels[i], np.reshape(np.array(overlaps[1:], object), (len(runs), len(PAIRS))), strict=True):
+            text = "\n".join(f"{x['cloud']} / {x['other']}: AUC {x['auc']:.2f}" for x in own)
+            panel.text(0.02, 0.02, text, transform=panel.transAxes, fontsize=7, bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0})
+        rows += overlaps
     handles = {str(x.get_label()): x for x in panels[0][0].collections}
     legend = figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3, markerscale=4)
     for handle in legend.legend_handles:
