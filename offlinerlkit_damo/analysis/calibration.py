@@ -119,7 +119,7 @@ def reliability(
 
 
 def _figure(table: pd.DataFrame, scores: Sequence[dict[str, Any]], fresh: bool) -> Figure:
-    figure = Figure(figsize=(6.4, 7.4), layout="constrained")
+    figure = Figure(figsize=(6.4 if len(scores) < 8 else 9.6, 7.4 + 0.15 * len(scores)), layout="constrained")
     diagram, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.4))
     diagram.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="calibrated")
     names = [f"{score['label']}, seed {score['seed']}" for score in scores]
@@ -132,7 +132,7 @@ def _figure(table: pd.DataFrame, scores: Sequence[dict[str, Any]], fresh: bool) 
         histogram.plot(rows["predicted"], rows["real"], color=how["color"], linewidth=1.2, linestyle=":")
     kind = "held out" if fresh else "the dataset's own rows: seen in training"
     diagram.set(ylabel="observed share of synthetic transitions", title=f"real transitions: {kind}", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    diagram.legend(fontsize=8, loc="upper left")
+    figure.legend(*diagram.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=1 if len(names) < 8 else 2)
     histogram.set(xlabel="predicted probability of being synthetic", ylim=(0, None))
     histogram.set_ylabel("share of rows\n(solid: synthetic, dotted: real)")
     return figure

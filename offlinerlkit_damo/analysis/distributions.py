@@ -45,7 +45,7 @@ def draw_distributions(runs: Sequence[Learned], dataset: OfflineDataset, setting
     scale = scale_of(dataset)
     figure = Figure(figsize=(3.1 * len(runs) + 0.6, 3.1 * len(KINDS) + 0.6), layout="constrained")
     panels = figure.subplots(len(KINDS), len(runs), squeeze=False, sharex="row", sharey="row")
-    rows, explained = [], {}
+    rows, explained, points = [], {}, []
     for i, kind in enumerate(KINDS):
         ours = [{name: scale.cloud(transitions, kind) for name, transitions in sampled.items()} for sampled in clouds]
         everything = np.concatenate([cloud.rows for found in ours for cloud in found.values()])
@@ -54,6 +54,7 @@ def draw_distributions(runs: Sequence[Learned], dataset: OfflineDataset, setting
         for panel, run, found in zip(panels[i], runs, ours, strict=True):
             for name, colour in SOURCES.items():
                 x, y = embedding(found[name].rows).T
+                points.append(pd.DataFrame({"kind": kind, "label": run.run.label, "seed": run.run.seed, "cloud": name, "x": x, "y": y}))
                 panel.scatter(x, y, s=4, alpha=0.35, color=colour, linewidths=0, label=name, rasterized=True)
             if i == 0:
                 panel.set_title(run.run.name, fontsize=10)
@@ -80,7 +81,7 @@ def draw_distributions(runs: Sequence[Learned], dataset: OfflineDataset, setting
         "mmd": "squared maximum mean discrepancy, Gaussian kernel of the offline data's median distance; about 0: the same distribution",
         "intervals": "95%, bootstrap over episodes and rollouts; one half of them where the classifier is held out",
     }  # fmt: skip
-    return Drawn(figure, pd.DataFrame(rows), about)
+    return Drawn(figure, pd.DataFrame(rows), about, pd.concat(points, ignore_index=True))
 
 
 def _overlaps(

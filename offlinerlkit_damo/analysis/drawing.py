@@ -19,11 +19,12 @@ STYLES = ("-", "--", ":", "-.")
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure, the table of the numbers in it, and what they were computed from."""
+    """A figure, the table of its numbers, what they were computed from, and the places of its points where the table has none."""
 
     figure: Figure
     table: pd.DataFrame
     about: dict[str, Any]
+    points: pd.DataFrame | None = None
 
 
 def look(labels: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -35,11 +36,13 @@ def look(labels: Sequence[str]) -> dict[str, dict[str, str]]:
 
 
 def write(name: str, drawn: Drawn, out: Path, suffix: str) -> Path:
-    """out/<name>.<suffix>, and beside it <name>.csv and <name>.json; returns the figure's path."""
+    """out/<name>.<suffix>, and beside it <name>.csv, <name>.json and, where there is one, <name>_points.csv; returns the figure's path."""
     path = out / f"{name}.{suffix}"
     with replacing(path) as temporary:
         drawn.figure.savefig(temporary, dpi=150)
-    with replacing(path.with_suffix(".csv")) as temporary:
-        drawn.table.to_csv(temporary, index=False)
+    tables = {f"{name}.csv": drawn.table} | ({} if drawn.points is None else {f"{name}_points.csv": drawn.points})
+    for file, table in tables.items():
+        with replacing(out / file) as temporary:
+            table.to_csv(temporary, index=False)
     save_json(drawn.about, path.with_suffix(".json"))
     return path

@@ -69,7 +69,8 @@ def run_of(place: Path, label: str = "damo-alpha-1") -> Path:
 def test_every_figure_comes_with_its_numbers(place: Path) -> None:
     done = command(place, "figures out --out drawn --episodes 3 --points 40 --pairs 6")
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in (place / "drawn").iterdir()} == {f"{name}.{end}" for name in NAMES for end in ("png", "csv", "json")}
+    files = {f"{name}.{end}" for name in NAMES for end in ("png", "csv", "json")} | {"distributions_points.csv"}
+    assert {path.name for path in (place / "drawn").iterdir()} == files
     tables = {name: pd.read_csv(place / "drawn" / f"{name}.csv") for name in NAMES}
     about = {name: json.loads((place / "drawn" / f"{name}.json").read_text()) for name in NAMES}
     labels = {"damo-alpha-1", "damo-alpha-2-not-fixed"}
@@ -82,6 +83,9 @@ def test_every_figure_comes_with_its_numbers(place: Path) -> None:
     assert ((values["distance"] > about["values"]["radius"]) == (values["pairs"] == "out")).all()
     clouds = tables["distributions"]
     assert len(clouds) == 3 * (1 + 2 * 3) and set(clouds["kind"]) == {"(s, a)", "s", "(s, a, s')"}
+    points = pd.read_csv(place / "drawn" / "distributions_points.csv")
+    sizes = points.groupby(["kind", "label", "cloud"]).size()
+    assert len(sizes) == 3 * 2 * 3 and sizes.max() == 40 and points.groupby("kind")[["x", "y"]].mean().abs().max(axis=None) < 1e-9
     assert clouds["auc"].dropna().between(0, 1).all() and clouds["rows"].max() <= 80
     assert set(tables["curves"]["timestep"]) == {10, 20}
     assert sorted(tables["alpha"][["alpha", "actor_alpha"]].itertuples(index=False, name=None)) == [
