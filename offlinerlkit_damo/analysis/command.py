@@ -29,7 +29,7 @@ NAMES = (*FROM_LOGS, *FROM_NETWORKS)
 
 
 def figures(arguments: argparse.Namespace) -> None:
-    """Run the command. Asked for by name, a figure that cannot be drawn is an error; otherwise it is left out, with its reason."""
+    """Run the command. Of figures asked for by name nothing may be missing; otherwise a figure or a run is left out, with its reason."""
     chosen = NAMES if arguments.only is None else tuple(dict.fromkeys(arguments.only.split(",")))
     for name in chosen:
         if name not in NAMES:
@@ -42,8 +42,17 @@ def figures(arguments: argparse.Namespace) -> None:
 
     def learned() -> tuple[list[Learned], OfflineDataset]:
         if not loaded:
-            dataset = load_dataset(runs[0])
-            loaded.append(([Learned(run, dataset) for run in runs], dataset))
+            dataset, found = load_dataset(runs[0]), []
+            for run in runs:
+                try:
+                    found.append(Learned(run, dataset))
+                except UserError as error:
+                    if arguments.only is not None:
+                        raise
+                    print(f"{run.name}: left out where networks are needed: {error}", file=sys.stderr)
+            loaded.append((found, dataset))
+        if not loaded[0][0]:
+            raise UserError("no run could be loaded")
         return loaded[0]
 
     written = 0

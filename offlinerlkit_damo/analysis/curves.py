@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from offlinerlkit_damo.analysis.drawing import COLOURS, Drawn, look
 from offlinerlkit_damo.analysis.runs import Run, settings_of
 from offlinerlkit_damo.compare.rows import config_hash
+from offlinerlkit_damo.compare.runner import is_finished
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.results import SCORE, read_evaluations, read_progress
 from offlinerlkit_damo.report.scores import LAST
@@ -20,7 +21,10 @@ VALUE = "eval/q_data"
 
 
 def draw_curves(runs: Sequence[Run]) -> Drawn:
-    """Score and critic's value of the data over training, and one against the other; every run a line, unsmoothed, thick their mean."""
+    """Score and critic's value of the data over training, and one against the other; every run a line, unsmoothed.
+
+    Thick is the mean over seeds, as far as all of them have come.
+    """
     tables = []
     for run in runs:
         progress = read_progress(run.folder)
@@ -43,7 +47,8 @@ def draw_curves(runs: Sequence[Run]) -> Drawn:
                 if x == "score":
                     panel.plot(run_rows[x].iloc[-1], run_rows[y].iloc[-1], "o", color=how["color"], markersize=5)
             if several:
-                mean = ours.groupby("timestep")[["score", "value"]].mean().reset_index()
+                steps = ours.groupby("timestep")
+                mean = steps[["score", "value"]].mean()[steps.size() == ours["seed"].nunique()].reset_index()
                 panel.plot(mean[x], mean[y], linewidth=2.2, label=name, **how)
     panels[0].set(xlabel="gradient steps", ylabel="normalised score", title="return")
     panels[1].set(xlabel="gradient steps", ylabel="mean Q on the data", title="value estimate")
@@ -56,17 +61,17 @@ def draw_curves(runs: Sequence[Run]) -> Drawn:
 def draw_alpha(runs: Sequence[Run]) -> Drawn:
     """Mean of the last ten evaluations against alpha, with the actor's own alpha fixed and not; every run a dot, the line their mean.
 
-    Only runs that differ in nothing but these two options, and in seeds, are on it: of all DAMO runs given the largest such family, whose
-    number of alphas counts. The others are named in the JSON.
+    Only finished runs that differ in nothing but these two options, and in seeds, are on it: of all DAMO runs given the largest such family,
+    whose number of alphas counts. The others are named in the JSON.
     """
     families: dict[str, list[Run]] = {}
     for run in runs:
         config = run.facts["config"]
-        if config["algo_name"] == "damo" and config.get("behavior_alignment", True):
+        if config["algo_name"] == "damo" and config.get("behavior_alignment", True) and is_finished(run.folder):
             families.setdefault(config_hash({**config, "damo_alpha": None, "actor_alpha": None}), []).append(run)
     chosen = max(families.values(), key=_alphas, default=[])
     if _alphas(chosen) < 2:
-        raise UserError("there are no two runs of damo that differ in damo_alpha alone; `ablate alpha` makes a sweep")
+        raise UserError("there are no two finished runs of damo that differ in damo_alpha alone; `ablate alpha` makes a sweep")
     rows = []
     for run in chosen:
         config, evaluations = run.facts["config"], read_evaluations(run.folder)
@@ -90,7 +95,7 @@ def draw_alpha(runs: Sequence[Run]) -> Drawn:
     mean_score: Any = chosen[0].facts["dataset"].get("mean_score")
     if mean_score is not None and np.isfinite(mean_score):
         axes.axhline(mean_score, color="0.35", linestyle=":", linewidth=1, label="dataset mean")
-    axes.set(xlabel="alpha", ylabel=f"normalised score, mean of the last {LAST} evaluations", title=chosen[0].facts["config"]["task"])
+    axes.set(xlabel="alpha", ylabel=f"score, mean of the last {LAST} evaluations", title=chosen[0].facts["config"]["task"])
     axes.legend(fontsize=9)
     about = {
         "task": chosen[0].facts["config"]["task"],
