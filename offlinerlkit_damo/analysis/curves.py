@@ -61,8 +61,8 @@ def draw_curves(runs: Sequence[Run]) -> Drawn:
 def draw_alpha(runs: Sequence[Run]) -> Drawn:
     """Mean of the last ten evaluations against alpha, with the actor's own alpha fixed and not; every run a dot, the line their mean.
 
-    Only finished runs that differ in nothing but these two options, and in seeds, are on it: of all DAMO runs given the largest such family,
-    whose number of alphas counts. The others are named in the JSON.
+    Only finished runs that differ in nothing but these two options and seeds are on it: of all DAMO runs given the family with the most
+    alphas. The others are named in the JSON.
     """
     families: dict[str, list[Run]] = {}
     for run in runs:
