@@ -38,11 +38,11 @@ def test_either_kind_weighs_one_half() -> None:
 def test_the_true_log_ratio_is_calibrated_and_twice_it_is_not() -> None:
     """N(1, 1) against N(-1, 1): the log-ratio is 2x."""
     rng = np.random.default_rng(0)
-    fake, real = rng.normal(1, 1, 4000), rng.normal(-1, 1, 4000)
-    groups = np.arange(4000) // 4
+    fake, real = rng.normal(1, 1, 2000), rng.normal(-1, 1, 2000)
+    groups = np.arange(2000) // 10
     right, sharp = reliability(2 * fake, 2 * real, groups, groups), reliability(5 * fake, 5 * real, groups, groups)
     inside = (right.bins["observed_low"] <= right.bins["predicted"]) & (right.bins["predicted"] <= right.bins["observed_high"])
-    assert right.scores["calibration_error"] < 0.02 < sharp.scores["calibration_error"] and inside.sum() >= 8
+    assert right.scores["calibration_error"] < 0.03 < sharp.scores["calibration_error"] and inside.sum() >= 8
     assert right.scores["auc"] == sharp.scores["auc"]
 
 

@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from offlinerlkit_damo.__main__ import main
 from offlinerlkit_damo.analysis.distributions import Components
 from offlinerlkit_damo.analysis.drawing import look
 from offlinerlkit_damo.analysis.runs import Learned, find_runs, load_dataset, rollout_of_rows
-from offlinerlkit_damo.config import read_yaml
+from offlinerlkit_damo.compare.plan import jobs, read_plan
 from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.flags import run_command
+from offlinerlkit_damo.training.run import train
 
 ROOT = Path(__file__).parents[2]
 OPTIONS: dict[str, Any] = {
@@ -28,19 +31,22 @@ OPTIONS: dict[str, Any] = {
     "dynamics_hidden_dims": [16, 16], "dynamics_weight_decay": [0, 0, 0], "rollout_batch_size": 50, "rollout_length": 2,
     "classifier_hidden_dims": [8],
 }  # fmt: skip
+LABELS = {"damo-alpha-1", "damo-alpha-2-not-fixed"}
 NAMES = ("values", "distributions", "calibration", "curves", "alpha")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two points of the alpha sweep: `ablate` writes the plan, cut to them, and `compare` runs it."""
+    """Two points of the alpha sweep: `ablate` writes the plan, and these runs of it are made where `compare` would make them."""
     folder = tmp_path_factory.mktemp("figures")
+    torch.set_num_threads(1)
     flags = [word for name, value in OPTIONS.items() for word in ("--set", f"{name}={value}")]
     main([*shlex.split(f"ablate alpha --tasks hopper-random --seeds 1 --write {folder / 'plan.yaml'}"), *flags])
-    plan = read_yaml(folder / "plan.yaml")
-    kept = {label: plan["variants"][label] for label in ("damo-alpha-1", "damo-alpha-2-not-fixed")}
-    (folder / "plan.yaml").write_text(json.dumps({**plan, "variants": kept}))
-    assert command(folder, "compare --plan plan.yaml --out out").returncode == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OFFLINERLKIT_DAMO_CACHE", str(folder / "cache"))
+        for job in jobs(read_plan(folder / "plan.yaml"), folder / "out"):
+            if job.label in LABELS:
+                train(job.config)
     return folder
 
 
@@ -67,32 +73,38 @@ def run_of(place: Path, label: str = "damo-alpha-1") -> Path:
 
 
 def test_every_figure_comes_with_its_numbers(place: Path) -> None:
-    done = command(place, "figures out --out drawn --episodes 3 --points 40 --pairs 6")
-    assert done.returncode == 0, done.stderr
-    files = {f"{name}.{end}" for name in NAMES for end in ("png", "csv", "json")} | {"distributions_points.csv"}
+    """In a process of its own, on one run: all but the sweep, which says what it lacks."""
+    done = command(place, "figures out/runs/damo-alpha-1 --out drawn --episodes 3 --points 40 --pairs 6")
+    assert done.returncode == 0 and "alpha: not drawn: there are no two finished runs" in done.stderr, done.stderr
+    names = [name for name in NAMES if name != "alpha"]
+    files = {f"{name}.{end}" for name in names for end in ("png", "csv", "json")} | {"distributions_points.csv"}
     assert {path.name for path in (place / "drawn").iterdir()} == files
-    tables = {name: pd.read_csv(place / "drawn" / f"{name}.csv") for name in NAMES}
-    about = {name: json.loads((place / "drawn" / f"{name}.json").read_text()) for name in NAMES}
-    labels = {"damo-alpha-1", "damo-alpha-2-not-fixed"}
-    assert {run["label"] for run in about["values"]["runs"]} == labels and all(x["task"] == "hopper-random" for x in about.values())
-    values = tables["values"]
-    assert set(values["label"]) == labels and np.isfinite(values[["critic", "real", "distance"]]).all(axis=None)
-    ours, theirs = (values[values["label"] == label]["distance"].tolist() for label in sorted(labels))
-    assert ours == theirs  # the same pairs for every run
-    assert np.allclose(values["critic"], (values["critic1"] + values["critic2"]) / 2)
-    assert ((values["distance"] > about["values"]["radius"]) == (values["pairs"] == "out")).all()
+    tables = {name: pd.read_csv(place / "drawn" / f"{name}.csv") for name in names}
+    about = {name: json.loads((place / "drawn" / f"{name}.json").read_text()) for name in names}
+    assert {run["label"] for x in about.values() for run in x["runs"]} == {"damo-alpha-1"}
+    assert all(x["task"] == "hopper-random" for x in about.values())
     clouds = tables["distributions"]
-    assert len(clouds) == 3 * (1 + 2 * 3) and set(clouds["kind"]) == {"(s, a)", "s", "(s, a, s')"}
+    assert len(clouds) == 3 * (1 + 3) and set(clouds["kind"]) == {"(s, a)", "s", "(s, a, s')"}
     points = pd.read_csv(place / "drawn" / "distributions_points.csv")
     sizes = points.groupby(["kind", "label", "cloud"]).size()
-    assert len(sizes) == 3 * 2 * 3 and sizes.max() == 40 and points.groupby("kind")[["x", "y"]].mean().abs().max(axis=None) < 1e-9
+    assert len(sizes) == 3 * 3 and sizes.max() == 40 and points.groupby("kind")[["x", "y"]].mean().abs().max(axis=None) < 1e-9
     assert clouds["auc"].dropna().between(0, 1).all() and clouds["rows"].max() <= 80
     assert set(tables["curves"]["timestep"]) == {10, 20}
-    assert sorted(tables["alpha"][["alpha", "actor_alpha"]].itertuples(index=False, name=None)) == [
-        (1.0, "fixed"), (1.0, "not fixed"), (2.0, "not fixed"),
-    ]  # fmt: skip
     assert {"predicted", "observed", "synthetic", "real"} <= set(tables["calibration"].columns)
     assert "another seed" in about["calibration"]["real_rows"]
+
+
+def test_all_runs_are_asked_about_the_same_pairs(here: Path) -> None:
+    main(shlex.split("figures out --only values,alpha --out both --episodes 3 --pairs 6"))
+    values, sweep = (pd.read_csv(here / "both" / f"{name}.csv") for name in ("values", "alpha"))
+    radius = json.loads((here / "both" / "values.json").read_text())["radius"]
+    assert set(values["label"]) == LABELS and np.isfinite(values[["critic", "real", "distance"]]).all(axis=None)
+    ours, theirs = (values[values["label"] == label]["distance"].tolist() for label in sorted(LABELS))
+    assert ours == theirs and ((values["distance"] > radius) == (values["pairs"] == "out")).all()
+    assert np.allclose(values["critic"], (values["critic1"] + values["critic2"]) / 2)
+    assert sorted(sweep[["alpha", "actor_alpha"]].itertuples(index=False, name=None)) == [
+        (1.0, "fixed"), (1.0, "not fixed"), (2.0, "not fixed"),
+    ]  # fmt: skip
 
 
 def test_names_and_formats_are_the_users(here: Path) -> None:
@@ -191,6 +203,7 @@ def test_what_cannot_be_drawn_is_one_sentence(here: Path, tmp_path: Path, capsys
     assert "none of the figures" in message(bare)
 
 
-def test_the_command_line_ends_with_2(tmp_path: Path) -> None:
-    done = command(tmp_path, "figures nowhere")
-    assert done.returncode == 2 and done.stderr.startswith("error: 'nowhere' is not a run folder") and "Traceback" not in done.stderr
+def test_the_command_line_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run_command(main, ["figures", "nowhere"])
+    assert caught.value.code == 2 and capsys.readouterr().err.startswith("error: 'nowhere' is not a run folder")

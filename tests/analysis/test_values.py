@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from offlinerlkit_damo.analysis import values
+from offlinerlkit_damo.analysis import values as module
 from offlinerlkit_damo.analysis.clouds import offline
 from offlinerlkit_damo.analysis.values import Neighbours, summarised
 from offlinerlkit_damo.errors import UserError
@@ -31,7 +31,7 @@ def dataset(rows: int = 90, length: int = 15, seed: int = 0) -> OfflineDataset:
 
 
 def test_distances_are_to_the_nearest_pair_in_standard_deviations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(values, "CHUNK", 7)
+    monkeypatch.setattr(module, "CHUNK", 7)
     data = dataset()
     pairs = np.concatenate([data.observations, data.actions], 1).astype(np.float64)
     scale = pairs.std(0)
@@ -63,10 +63,10 @@ def test_means_are_over_pairs_and_intervals_over_episodes() -> None:
     assert row["critic"] == pytest.approx(table["critic"].mean()) and row["number"] == 80
     assert row["difference"] == pytest.approx((table["critic"] - table["real"]).mean())
     draws = []
+    values = table[["critic", "real"]].to_numpy()
     for _ in range(1500):
-        parts = [table[table["episode"] == e] for e in rng.integers(6, size=6)]
-        drawn = pd.concat(parts)
-        draws.append([drawn["critic"].mean(), (drawn["critic"] - drawn["real"]).mean()])
+        drawn = np.concatenate([values[episode == e] for e in rng.integers(6, size=6)])
+        draws.append([drawn[:, 0].mean(), (drawn[:, 0] - drawn[:, 1]).mean()])
     (low, low_difference), (high, high_difference) = np.quantile(draws, [0.025, 0.975], axis=0)
     assert (row["critic_low"], row["critic_high"]) == pytest.approx((low, high), abs=1.5)
     assert (row["difference_low"], row["difference_high"]) == pytest.approx((low_difference, high_difference), abs=0.08)
