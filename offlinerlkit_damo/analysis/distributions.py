@@ -67,7 +67,8 @@ def draw_distributions(runs: Sequence[Learned], dataset: OfflineDataset, setting
         overlaps = _overlaps(kind, runs, ours, scale.cloud(data.sample(2 * settings.points, rng), kind), settings.seed)
         for panel, own in zip(panels[i], np.reshape(np.array(overlaps[1:], object), (len(runs), len(PAIRS))), strict=True):
             text = "\n".join(f"{x['cloud']} / {x['other']}: AUC {x['auc']:.2f}" for x in own)
-            panel.text(0.02, 0.02, text, transform=panel.transAxes, fontsize=7, bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0})
+            box = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}
+            panel.text(0.03, 0.03, text, transform=panel.transAxes, fontsize=7, bbox=box)
         rows += overlaps
     handles = {str(x.get_label()): x for x in panels[0][0].collections}
     legend = figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3, markerscale=4)
