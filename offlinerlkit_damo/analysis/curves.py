@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from offlinerlkit_damo.analysis.drawing import COLOURS, Drawn, look
 from offlinerlkit_damo.analysis.runs import Run, settings_of
 from offlinerlkit_damo.compare.rows import config_hash
-from offlinerlkit_damo.compare.runner import is_finished
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.results import SCORE, read_evaluations, read_progress
 from offlinerlkit_damo.report.scores import LAST
+from offlinerlkit_damo.training.run_folder import is_finished
 
 VALUE = "eval/q_data"
 

@@ -18,7 +18,7 @@ from offlinerlkit_damo.config import MODEL_BASED, Config
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.tasks import OfflineDataset, Task, config_task, resolve_dataset
 from offlinerlkit_damo.training.dynamics import build_dynamics, load_dynamics
-from offlinerlkit_damo.training.resume import FREE
+from offlinerlkit_damo.training.resume import changed_options
 from offlinerlkit_damo.training.run import make_trainer, standardised
 from offlinerlkit_damo.training.run_folder import FACTS, read_facts
 
@@ -94,11 +94,10 @@ def _check_alike(runs: Sequence[Run]) -> None:
             what = f"on {ours[0]}" if ours[0] != theirs[0] else "on another dataset"
             raise UserError(f"{str(run.folder)!r} is {what}, {str(first.folder)!r} on {theirs[0]}; draw the runs of one dataset at a time")
         other = by_label.setdefault(run.label, run)
-        if config_hash(run.facts["config"]) != config_hash(other.facts["config"]):
-            a, b = other.facts["config"], run.facts["config"]
-            names = [x for x in {**a, **b} if x not in (*FREE, "seed", "dynamics_seed") and a.get(x) != b.get(x)]
-            changes = ", ".join(f"{x}: {a.get(x)} and {b.get(x)}" for x in names[:4])
-            raise UserError(f"two runs called {run.label!r} have different options ({changes}); name them, NAME={run.folder}")
+        same = {name: run.facts["config"].get(name) for name in ("seed", "dynamics_seed")}  # these may differ
+        changes = changed_options({**other.facts["config"], **same}, {**run.facts["config"], **same})
+        if changes:
+            raise UserError(f"two runs called {run.label!r} have different options ({'; '.join(changes[:4])}); name them, NAME={run.folder}")
 
 
 def load_dataset(run: Run) -> OfflineDataset:

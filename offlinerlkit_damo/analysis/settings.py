@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from offlinerlkit_damo.config import check_seed
 from offlinerlkit_damo.options import option, validate
-from offlinerlkit_damo.training.saved import check_seed
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,24 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from offlinerlkit_damo.files import replacing
+from offlinerlkit_damo.report.figures import check_figure
 from offlinerlkit_damo.tasks import OfflineDataset, Task
 
 BINS = 40
 
 
 def draw_dataset(dataset: OfflineDataset, path: Path, task: Task | None = None) -> None:
-    """Write histograms of returns (scores, where references are known), lengths and rewards, and the ranges of all columns, as a PNG."""
+    """Write histograms of returns (scores, where references are known), lengths and rewards, and the ranges of all columns.
+
+    Raises UserError as `check_figure`.
+    """
+    check_figure(path)
     figure = Figure(figsize=(12, 7), layout="constrained")
     ((returns, lengths, rewards), (observations, actions, starts)) = figure.subplots(2, 3)
     figure.suptitle(f"{dataset.name}: {len(dataset)} transitions, {len(dataset.episode_starts)} episodes")
     values, label = dataset.episode_returns, "return of an episode"
     if task is not None and task.robot is not None:
-        values = 100 * (values - task.ref_min_score) / (task.ref_max_score - task.ref_min_score)
+        values = task.points(values)
         label = "score of an episode, normalised points"
     returns.hist(values, bins=BINS)
     returns.set(xlabel=label, ylabel="episodes")
@@ -38,7 +43,7 @@ def draw_dataset(dataset: OfflineDataset, path: Path, task: Task | None = None) 
     starts.boxplot(dataset.episode_starts, whis=(0, 100), showfliers=False, tick_labels=_every_other(dataset.obs_dim))
     starts.set(xlabel="column of the episodes' first observations", ylabel="least, quartiles, greatest")
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+        figure.savefig(temporary, dpi=120)
 
 
 def _every_other(columns: int) -> list[str]:

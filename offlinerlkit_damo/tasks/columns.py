@@ -138,7 +138,11 @@ def flags(path: Path, key: str, values: Floats) -> Bools:
 def _breaks(observations: Floats, next_observations: Floats) -> Any:
     """Rows [N] whose successor is not the following observation; the last row is not one, its episode is unfinished."""
     breaks = np.zeros(len(observations), bool)
-    following = observations[1:]
-    tolerance = SAME_STATE * (1 + np.abs(following))
-    breaks[:-1] = (np.abs(next_observations[:-1] - following) > tolerance).any(1)
+    breaks[:-1] = other_states(next_observations[:-1], observations[1:])
     return breaks
+
+
+def other_states(successors: Floats, following: Floats) -> Bools:
+    """Rows [N] of `successors` [N, d] that are not the state in `following` [N, d], beyond rounding."""
+    others: Bools = (np.abs(successors - following) > SAME_STATE * (1 + np.abs(following))).any(1)
+    return others

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from offlinerlkit_damo.tasks.columns import SAME_STATE
+from offlinerlkit_damo.tasks.columns import other_states
 from offlinerlkit_damo.tasks.dataset import OfflineDataset
 from offlinerlkit_damo.tasks.task import TIME_LIMIT, Task
 
@@ -48,8 +48,7 @@ def dataset_facts(dataset: OfflineDataset, task: Task | None = None) -> dict[str
         facts["return"] = _spread(dataset.episode_returns)
         facts["episode_length"] = _spread(dataset.episode_lengths)
         if task is not None and task.robot is not None:
-            span = task.ref_max_score - task.ref_min_score
-            facts["score"] = _spread(100 * (dataset.episode_returns - task.ref_min_score) / span)
+            facts["score"] = _spread(task.points(dataset.episode_returns))
     return facts
 
 
@@ -97,9 +96,7 @@ def _continuity(dataset: OfflineDataset) -> list[Remark]:
     within = np.flatnonzero(dataset.steps[1:] == dataset.steps[:-1] + 1)
     if not len(within):
         return []
-    following = dataset.observations[within + 1]
-    gap = np.abs(dataset.next_observations[within] - following) > SAME_STATE * (1 + np.abs(following))
-    broken = within[gap.any(1)]
+    broken = within[other_states(dataset.next_observations[within], dataset.observations[within + 1])]
     if not len(broken):
         return []
     text = (

@@ -181,7 +181,7 @@ def test_what_cannot_be_drawn_is_one_sentence(here: Path, tmp_path: Path, capsys
 
     assert "is not a run folder and holds none" in message(tmp_path / "empty")
     assert "is on halfcheetah-random" in message(run, other)
-    assert "different options (damo_alpha: 1.0 and 7.0); name them" in message(f"a={run}", f"a={alpha}")
+    assert "different options (damo_alpha: 1.0 -> 7.0); name them" in message(f"a={run}", f"a={alpha}")
     assert "given twice" in message(run, run)
     assert "the run has not finished" in message(bare, "--only", "values")
     assert "does not hold this run's policy" in message(broken, "--only", "distributions")
