@@ -97,7 +97,8 @@ def _check_alike(runs: Sequence[Run]) -> None:
         same = {name: run.facts["config"].get(name) for name in ("seed", "dynamics_seed")}  # these may differ
         changes = changed_options({**other.facts["config"], **same}, {**run.facts["config"], **same})
         if changes:
-            raise UserError(f"two runs called {run.label!r} have different options ({'; '.join(changes[:4])}); name them, NAME={run.folder}")
+            told = "; ".join(changes[:4])
+            raise UserError(f"two runs called {run.label!r} have different options ({told}); name them, NAME={run.folder}")
 
 
 def load_dataset(run: Run) -> OfflineDataset:
