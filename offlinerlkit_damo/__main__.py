@@ -1,4 +1,4 @@
-"""python -m offlinerlkit_damo {train,evaluate,export,compare,data,dynamics,doctor,report,plot,bench,patch}"""
+"""python -m offlinerlkit_damo {train,evaluate,export,compare,ablate,figures,data,dynamics,doctor,report,plot,bench,patch}"""
 
 from __future__ import annotations
 
@@ -71,6 +71,18 @@ def _compare(arguments: argparse.Namespace) -> None:
     from offlinerlkit_damo.compare.command import compare
 
     compare(arguments)
+
+
+def _ablate(arguments: argparse.Namespace) -> None:
+    from offlinerlkit_damo.compare.command import ablate
+
+    ablate(arguments)
+
+
+def _figures(arguments: argparse.Namespace) -> None:
+    from offlinerlkit_damo.analysis.command import figures
+
+    figures(arguments)
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -180,6 +192,29 @@ def main(argv: Sequence[str]) -> None:
     compare.add_argument("--jobs", type=int, metavar="N", help="runs at once, one thread each [the machine's cores]")
     compare.add_argument("--dry-run", action="store_true", help="print the runs and the time they take here, measured; run none")
     compare.set_defaults(run=_compare)
+
+    ablate = commands.add_parser("ablate", help="run ready-made comparisons: the paper's ablations and sweeps, and the add-on table")
+    ablate.add_argument("studies", nargs="*", metavar="STUDY", help="studies, which share their plain algorithms; --list shows them")
+    ablate.add_argument("--list", action="store_true", help="print the studies and their contestants; run nothing")
+    ablate.add_argument("--tasks", metavar="T,T", default="hopper-medium-expert", help="tasks, with * for several [hopper-medium-expert]")
+    ablate.add_argument("--seeds", type=int, metavar="N", help="seeds 1 to N of each [4]")
+    ablate.add_argument("--set", action="append", metavar="OPTION=VALUE", help="an option of train, for all that read it; repeatable")
+    ablate.add_argument("--write", type=Path, metavar="FILE", help="write the plan as YAML, to be edited for `compare --plan`; run nothing")
+    ablate.add_argument("--out", type=Path, default=Path("ablation"), help="folder for all; a second call goes on [ablation]")
+    ablate.add_argument("--jobs", type=int, metavar="N", help="runs at once, one thread each [the machine's cores]")
+    ablate.add_argument("--dry-run", action="store_true", help="print the runs and the time they take here, measured; run none")
+    ablate.set_defaults(run=_ablate)
+
+    drawn = commands.add_parser("figures", help="draw the paper's figures from finished runs, with their numbers beside them")
+    drawn.add_argument("runs", nargs="+", metavar="RUN", help="run folders of one dataset or folders that hold them; NAME=RUN names one")
+    drawn.add_argument("--only", metavar="F,F", help="of values, distributions, calibration, curves and alpha [all that can be drawn]")
+    drawn.add_argument("--out", type=Path, default=Path("figures"), help="folder for the figures and their numbers [figures]")
+    drawn.add_argument("--format", choices=("png", "svg", "pdf"), default="png", help="of the figures [png]")
+    drawn.add_argument("--seed", type=int, default=0, help="of everything that is sampled [0]")
+    drawn.add_argument("--episodes", type=int, default=20, help="episodes in the simulator for every run [20]")
+    drawn.add_argument("--points", type=int, default=1000, help="rows of every distribution [1000]")
+    drawn.add_argument("--pairs", type=int, default=200, help="state-action pairs of either kind that are valued [200]")
+    drawn.set_defaults(run=_figures)
 
     plot = commands.add_parser("plot", help="draw any logged figures of any runs, also of the kit's own")
     plot.add_argument("runs", nargs="+", type=Path, help="run folders")

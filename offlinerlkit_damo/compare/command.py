@@ -1,4 +1,4 @@
-"""python -m offlinerlkit_damo compare"""
+"""python -m offlinerlkit_damo compare, and ablate"""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
+from offlinerlkit_damo.compare.ablations import ablation_plan, described
 from offlinerlkit_damo.compare.estimate import Cost, estimate
-from offlinerlkit_damo.compare.plan import Plan, jobs, make_plan, read_plan
+from offlinerlkit_damo.compare.plan import Plan, jobs, make_plan, read_plan, write_plan
 from offlinerlkit_damo.compare.runner import Status, find_run, run_plan
 from offlinerlkit_damo.config import MODEL_BASED
 from offlinerlkit_damo.errors import UserError
@@ -27,7 +28,24 @@ TABLE_INTERVAL = 2.0
 
 def compare(arguments: argparse.Namespace) -> None:
     """Run the command; exits with 1 if a job failed twice."""
-    plan = _plan(arguments)
+    _run(_plan(arguments), arguments)
+
+
+def ablate(arguments: argparse.Namespace) -> None:
+    """Run the command: a comparison whose contestants are those of ready-made studies."""
+    if arguments.list:
+        print(described())
+        return
+    tasks = arguments.tasks.split(",")
+    plan = ablation_plan(arguments.studies, tasks, 4 if arguments.seeds is None else arguments.seeds, _options(arguments))
+    if arguments.write is not None:
+        write_plan(plan, arguments.write)
+        print(f"{arguments.write}: a plan, to be edited and given to `compare --plan`")
+        return
+    _run(plan, arguments)
+
+
+def _run(plan: Plan, arguments: argparse.Namespace) -> None:
     at_once = (os.cpu_count() or 1) if arguments.jobs is None else arguments.jobs
     if at_once < 1:
         raise UserError(f"--jobs {at_once} is not positive")
@@ -44,13 +62,18 @@ def compare(arguments: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
-def _plan(arguments: argparse.Namespace) -> Plan:
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for text in arguments.set or []:
         name, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"--set {text} has no value; give --set name=value")
         options[name.strip().replace("-", "_")] = yaml.safe_load(value)
+    return options
+
+
+def _plan(arguments: argparse.Namespace) -> Plan:
+    options = _options(arguments)
     if arguments.plan is not None:
         if arguments.tasks or arguments.algos or arguments.seeds or options:
             raise UserError("--plan is a whole comparison; leave --tasks, --algos, --seeds and --set out")

@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from offlinerlkit_damo.config import ALGORITHMS, MODEL_BASED, Config, options, read_yaml, readers, resolve
 from offlinerlkit_damo.errors import UserError, unknown
+from offlinerlkit_damo.files import replacing
 
 OWN = ("task", "seed", "logdir", "algo_name", "dynamics_seed", "max_minutes")
 """Options that the plan itself sets."""
@@ -116,6 +119,17 @@ def read_plan(path: Path) -> Plan:
             raise UserError(f"`{part}` of the plan {str(path)!r} is no mapping")
     names = [str(algo) for algo in algos]
     return make_plan([str(task) for task in tasks], names, seeds, content.get("options") or {}, content.get("variants"))
+
+
+def write_plan(plan: Plan, path: Path) -> None:
+    """The YAML that `read_plan` reads; atomically."""
+    algos = [label for label, own in plan.contestants.items() if own == {"algo_name": label}]
+    variants = {label: dict(own) for label, own in plan.contestants.items() if label not in algos}
+    content = {
+        "tasks": list(plan.tasks), "algos": algos, "variants": variants, "seeds": list(plan.seeds), "options": dict(plan.options),
+    }  # fmt: skip
+    with replacing(path) as temporary:
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
 def jobs(plan: Plan, out: Path) -> list[Job]:

@@ -73,6 +73,11 @@ class DeviceReplayBuffer(ReplayBuffer):
         obss, next_obss, actions, rewards, terminals = self._rows.index_select(0, index).split(self._widths, 1)
         return {"observations": obss, "actions": actions, "next_observations": next_obss, "terminals": terminals, "rewards": rewards}
 
+    def first(self, n: int) -> tuple[Tensor, Tensor]:
+        """Observations and actions of the first `n` stored rows, not copied. The host's own arrays, `observations` and so on, are empty."""
+        obss, _, actions, _, _ = self._rows[: min(n, self._size)].split(self._widths, 1)
+        return obss, actions
+
     def state_dict(self) -> dict[str, Any]:
         """The stored rows and where the next one goes."""
         return {"rows": self._rows[: self._size].clone(), "pointer": self._ptr}

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from offlinerlkit_damo.files import check_writable, replacing
-from offlinerlkit_damo.report import page, panels, statistics
+from offlinerlkit_damo.report import page, pairs, panels, statistics
 from offlinerlkit_damo.report.looks import Look, looks
 from offlinerlkit_damo.report.scores import LAST, contestants, curves, read_rows, remarks, run_scores, score_table
 from offlinerlkit_damo.report.statistics import Interval, Scores
@@ -46,7 +46,8 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     means = {str(task): float(mean) for task, mean in rows.groupby("task")["dataset_mean"].first().dropna().items()}
     shown = wide(score_table(scores), means)
     matrices = complete_matrices(scores)
-    told = remarks(rows, scores) + left_out(rows, matrices)
+    differences, unpaired = pairs.paired_differences(rows, scores)
+    told = remarks(rows, scores) + left_out(rows, matrices) + unpaired
     algos = {str(label): str(algo) for label, algo in scores.groupby("label", sort=False)["algo"].first().items()}
     theirs = published_tables([str(task) for task in shown["task"]], algos)
     about = "Published, not measured here, on D4RL's data" + ("." if rows["source"].eq("d4rl").all() else UNLIKE)
@@ -55,6 +56,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
 
     text = markdown(shown) + "".join(f"\n* {note}" for note in told) + ("\n" if told else "")
     text += "" if summary.empty else f"\n{markdown(summary)}"
+    text += "" if differences.empty else f"\n{pairs.CAPTION}\n\n{markdown(pairs.shown(differences))}"
     _write(out / "scores.md", text + "".join(f"\n{about} {source}:\n\n{markdown(table)}" for source, table in theirs))
     _write(out / "scores.csv", scores.to_csv(index=False))
     _write(out / "scores.tex", latex(shown) + ("" if summary.empty else f"\n{latex(summary)}"))
@@ -69,11 +71,16 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
         *([page.paragraph(about)] if theirs else []),
         *(page.table(table, source) for source, table in theirs),
         *_over_all_tasks(aggregates, summary, matrices, drawn),
+        *([] if differences.empty else _beside_the_plain(pairs.shown(differences))),
     ]
     for task, group in curves(rows).groupby("task", sort=True):
         parts += _of_task(str(task), group, drawn, means.get(str(task)))
     _write(out / "report.html", page.page("Comparison", parts))
     return out / "report.html"
+
+
+def _beside_the_plain(differences: pd.DataFrame) -> list[str]:
+    return [page.heading("Beside the plain algorithm"), page.paragraph(pairs.CAPTION), page.table(differences, "Paired differences")]
 
 
 def _over_all_tasks(

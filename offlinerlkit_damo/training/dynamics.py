@@ -114,10 +114,10 @@ def prepare_dynamics(
     if own is not None and own.is_dir():
         facts = read_model_facts(own)
         if all(facts.get(name) == origin.get(name) for name in ("id", "path")):
-            _load(dynamics, own)
+            load_dynamics(dynamics, own)
             return dynamics, facts
     if given is not None:
-        _load(dynamics, Path(given))
+        load_dynamics(dynamics, Path(given))
         _check_scale(dynamics, dataset, config)
         facts = origin
     else:
@@ -136,7 +136,7 @@ def _stored(config: Config, dynamics: RoutedDynamics, dataset: OfflineDataset, l
             save_model(dynamics, folder, facts | _train(config, dynamics, dataset, logger))
         # loaded even when just trained, so that the first run and the later ones use the same bits
         facts = stored_facts(key)
-        _load(dynamics, folder)
+        load_dynamics(dynamics, folder)
     return facts
 
 
@@ -206,7 +206,8 @@ def check_dynamics_folder(folder: Path) -> None:
         raise UserError(f"{str(folder)!r} holds no dynamics model: {', '.join(missing)} missing; give a folder that `save` wrote")
 
 
-def _load(dynamics: EnsembleDynamics, folder: Path) -> None:
+def load_dynamics(dynamics: EnsembleDynamics, folder: Path) -> None:
+    """Put the saved model in `folder` in the place of `dynamics`. Raises UserError where there is none, or one of other sizes."""
     check_dynamics_folder(folder)
     model: Any = dynamics.model
     width = model.backbones[0].weight.shape[1]

@@ -187,8 +187,9 @@ class DAMOTrainer(MBPolicyTrainer):
         critic = getattr(self.policy, "critic1", None) or next(iter(getattr(self.policy, "critics", None) or ()), None)
         if critic is None:
             return None
-        rows = slice(0, self._batch_size)
-        value: torch.Tensor = critic(self.real_buffer.observations[rows], self.real_buffer.actions[rows])
+        buffer, size = self.real_buffer, self._batch_size
+        pairs = buffer.first(size) if isinstance(buffer, DeviceReplayBuffer) else (buffer.observations[:size], buffer.actions[:size])
+        value: torch.Tensor = critic(*pairs)
         return float(value.mean())
 
     def _broken_weights(self) -> list[str]:

@@ -211,3 +211,14 @@ def test_findings_are_logged_kept_and_may_stop_the_run(tmp_path: Path) -> None:
         assert [(warning["timestep"], warning["name"]) for warning in trainer.warnings] == [(12, "exploding-q")]
         assert "WARNING exploding-q: the mean Q" in (Path(trainer.logger.record_dir) / "consoleout_backup.txt").read_text()
         assert len(progress(trainer)) == (2 if stops else 3)
+
+
+@pytest.mark.parametrize("buffer_class", [ReplayBuffer, DeviceReplayBuffer])
+def test_the_value_of_the_data_is_the_critics_on_its_first_rows(buffer_class: type[ReplayBuffer], tmp_path: Path) -> None:
+    """Whichever buffer holds them."""
+    trainer = make(tmp_path, DAMOTrainer, buffer_class)
+    rows = trainer.real_buffer.sample_all()
+    with torch.no_grad():
+        expected = float(trainer.policy.critic1(rows["observations"][:40], rows["actions"][:40]).mean())
+    assert expected != pytest.approx(float(trainer.policy.critic1(np.zeros((1, OBS), "f4"), np.zeros((1, ACT), "f4")).detach()), rel=1e-3)
+    assert trainer._q_of_data() == pytest.approx(expected, rel=1e-5)

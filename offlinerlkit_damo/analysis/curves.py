@@ -1,0 +1,109 @@
+"""Fig. 4 and 5: return and value estimate over training, and the score against alpha; both from the logs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from offlinerlkit_damo.analysis.drawing import COLOURS, Drawn, look
+from offlinerlkit_damo.analysis.runs import Run, settings_of
+from offlinerlkit_damo.compare.rows import config_hash
+from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.report.results import SCORE, read_evaluations, read_progress
+from offlinerlkit_damo.report.scores import LAST
+from offlinerlkit_damo.training.run_folder import is_finished
+
+VALUE = "eval/q_data"
+
+
+def draw_curves(runs: Sequence[Run]) -> Drawn:
+    """Score and critic's value of the data over training, and one against the other; every run a line, unsmoothed.
+
+    Thick is the mean over seeds, as far as all of them have come.
+    """
+    tables = []
+    for run in runs:
+        progress = read_progress(run.folder)
+        if SCORE not in progress or VALUE not in progress:
+            missing = SCORE if SCORE not in progress else VALUE
+            raise UserError(f"{str(run.folder)!r} has not logged {missing}; leave it out")
+        rows = progress.dropna(subset=[SCORE])[["timestep", SCORE, VALUE]].rename(columns={SCORE: "score", VALUE: "value"})
+        tables.append(rows.assign(label=run.label, seed=run.seed))
+    table = pd.concat(tables, ignore_index=True)[["label", "seed", "timestep", "score", "value"]]
+    figure = Figure(figsize=(14, 4.6), layout="constrained")
+    figure.suptitle(runs[0].facts["config"]["task"])
+    panels = figure.subplots(1, 3)
+    for name, how in look(table["label"].tolist()).items():
+        ours = table[table["label"] == name]
+        several = ours["seed"].nunique() > 1
+        for panel, (x, y) in zip(panels, (("timestep", "score"), ("timestep", "value"), ("score", "value")), strict=True):
+            for i, (_, run_rows) in enumerate(ours.groupby("seed")):
+                label = None if i or several else name
+                panel.plot(run_rows[x], run_rows[y], linewidth=0.8 if several else 1.6, alpha=0.5 if several else 1, label=label, **how)
+                if x == "score":
+                    panel.plot(run_rows[x].iloc[-1], run_rows[y].iloc[-1], "o", color=how["color"], markersize=5)
+            if several:
+                steps = ours.groupby("timestep")
+                mean = steps[["score", "value"]].mean()[steps.size() == ours["seed"].nunique()].reset_index()
+                panel.plot(mean[x], mean[y], linewidth=2.2, label=name, **how)
+    panels[0].set(xlabel="gradient steps", ylabel="normalised score", title="return")
+    panels[1].set(xlabel="gradient steps", ylabel="mean Q on the data", title="value estimate")
+    panels[2].set(xlabel="normalised score", ylabel="mean Q on the data", title="one against the other (dot: the end)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)))
+    return Drawn(figure, table, {"task": runs[0].facts["config"]["task"], "runs": [settings_of(run) for run in runs]})
+
+
+def draw_alpha(runs: Sequence[Run]) -> Drawn:
+    """Mean of the last ten evaluations against alpha, with the actor's own alpha fixed and not; every run a dot, the line their mean.
+
+    Only finished runs that differ in nothing but these two options and seeds are on it: of all DAMO runs given the family with the most
+    alphas. The others are named in the JSON.
+    """
+    families: dict[str, list[Run]] = {}
+    for run in runs:
+        config = run.facts["config"]
+        if config["algo_name"] == "damo" and config.get("behavior_alignment", True) and is_finished(run.folder):
+            families.setdefault(config_hash({**config, "damo_alpha": None, "actor_alpha": None}), []).append(run)
+    chosen = max(families.values(), key=_alphas, default=[])
+    if _alphas(chosen) < 2:
+        raise UserError("there are no two finished runs of damo that differ in damo_alpha alone; `ablate alpha` makes a sweep")
+    rows = []
+    for run in chosen:
+        config, evaluations = run.facts["config"], read_evaluations(run.folder)
+        fixed, alpha = config.get("actor_alpha"), float(config["damo_alpha"])
+        score = float(evaluations["score"].tail(LAST).mean())
+        # where both are equal a run stands for either
+        kinds = ["fixed"] * (fixed is not None) + ["not fixed"] * (fixed is None or fixed == alpha)
+        rows += [{"alpha": alpha, "actor_alpha": kind, "seed": run.seed, "label": run.label, "score": score} for kind in kinds]
+    table = pd.DataFrame(rows).sort_values(["actor_alpha", "alpha", "seed"], ignore_index=True)
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    values = {run.facts["config"].get("actor_alpha") for run in chosen} - {None}
+    names = {"fixed": f"actor's alpha fixed to {', '.join(f'{x:g}' for x in sorted(values))}", "not fixed": "actor's alpha not fixed"}
+    for (kind, name), colour, marker, style in zip(names.items(), COLOURS, "oD", ("-", "--"), strict=False):
+        ours = table[table["actor_alpha"] == kind]
+        if ours.empty:
+            continue
+        axes.plot(ours["alpha"], ours["score"], marker, color=colour, alpha=0.6, markersize=5, linestyle="none")
+        mean = ours.groupby("alpha")["score"].mean()
+        axes.plot(mean.index, mean.to_numpy(), color=colour, linestyle=style, linewidth=1.8, marker=marker, markersize=7, label=name)
+    mean_score: Any = chosen[0].facts["dataset"].get("mean_score")
+    if mean_score is not None and np.isfinite(mean_score):
+        axes.axhline(mean_score, color="0.35", linestyle=":", linewidth=1, label="dataset mean")
+    axes.set(xlabel="alpha", ylabel=f"score, mean of the last {LAST} evaluations", title=chosen[0].facts["config"]["task"])
+    axes.legend(fontsize=9)
+    about = {
+        "task": chosen[0].facts["config"]["task"],
+        "runs": [settings_of(run) for run in chosen],
+        "left_out": [run.name for run in runs if run not in chosen],
+    }
+    return Drawn(figure, table, about)
+
+
+def _alphas(runs: Sequence[Run]) -> int:
+    return len({run.facts["config"]["damo_alpha"] for run in runs})

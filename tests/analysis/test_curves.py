@@ -1,0 +1,64 @@
+"""Which runs the sweep is made of, and what the curves show of seeds that have not come equally far."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from offlinerlkit_damo.analysis.curves import draw_alpha, draw_curves
+from offlinerlkit_damo.analysis.runs import Run, find_runs
+from offlinerlkit_damo.errors import UserError
+
+
+def run_of(folder: Path, score: float, *, steps: int = 12, finished: bool = True, value: bool = True, **config: Any) -> Run:
+    """A run folder with evaluations score + 1, ..., score + steps."""
+    options = {"algo_name": "damo", "task": "t", "seed": 1, "damo_alpha": 1.0, "actor_alpha": 1.0, "epoch": 12, "step_per_epoch": 10}
+    facts = {"config": {**options, **config}, "dataset": {"fingerprint": "f", "mean_score": None}, "commit": None}
+    (folder / "record").mkdir(parents=True)
+    (folder / "result").mkdir()
+    (folder / "run.json").write_text(json.dumps(facts))
+    if finished:
+        (folder / "result" / "results.json").write_text("{}")
+    columns = {"timestep": range(10, 10 * steps + 1, 10), "eval/normalized_episode_reward": [score + i for i in range(1, steps + 1)]}
+    table = pd.DataFrame({**columns, "eval/normalized_episode_reward_std": 0.0} | ({"eval/q_data": 5.0} if value else {}))
+    table.to_csv(folder / "record" / "policy_training_progress.csv", index=False)
+    (run,) = find_runs([f"{folder.name}={folder}"])
+    return run
+
+
+def test_the_sweep_has_only_what_differs_in_alpha(tmp_path: Path) -> None:
+    runs = [
+        run_of(tmp_path / "one", 10),
+        run_of(tmp_path / "two", 20, damo_alpha=2.0),
+        run_of(tmp_path / "two-again", 24, damo_alpha=2.0, seed=2),
+        run_of(tmp_path / "two-free", 30, damo_alpha=2.0, actor_alpha=None),
+        run_of(tmp_path / "going", 90, damo_alpha=3.0, finished=False),
+        run_of(tmp_path / "other", 90, divergence="chi2"),
+        run_of(tmp_path / "inconsistent", 90, behavior_alignment=False),
+        run_of(tmp_path / "mopo", 90, algo_name="mopo"),
+    ]
+    drawn = draw_alpha(runs)
+    assert drawn.table[["actor_alpha", "alpha", "score"]].to_records(index=False).tolist() == [
+        ("fixed", 1.0, 17.5), ("fixed", 2.0, 27.5), ("fixed", 2.0, 31.5), ("not fixed", 1.0, 17.5), ("not fixed", 2.0, 37.5),
+    ]  # fmt: skip
+    assert drawn.about["left_out"] == ["going, seed 1", "other, seed 1", "inconsistent, seed 1", "mopo, seed 1"]
+    axes = drawn.figure.axes[0]
+    means = {line.get_label(): list(line.get_ydata()) for line in axes.lines if not str(line.get_label()).startswith("_")}
+    assert means == {"actor's alpha fixed to 1": [17.5, 29.5], "actor's alpha not fixed": [17.5, 37.5]}
+
+
+def test_means_end_where_the_first_seed_does(tmp_path: Path) -> None:
+    runs = [Run(x.folder, "damo", x.facts) for x in (run_of(tmp_path / "a", 0), run_of(tmp_path / "b", 10, steps=5, seed=2))]
+    drawn = draw_curves(runs)
+    lines = [list(line.get_ydata()) for line in drawn.figure.axes[0].lines]
+    assert [len(line) for line in lines] == [12, 5, 5] and lines[2] == [6, 7, 8, 9, 10]
+    assert len(drawn.table) == 17
+
+
+def test_a_run_without_values_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has not logged eval/q_data"):
+        draw_curves([run_of(tmp_path / "a", 0, value=False)])
