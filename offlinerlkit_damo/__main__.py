@@ -173,6 +173,13 @@ def main(argv: Sequence[str]) -> None:
     compare.add_argument("--plan", type=Path, metavar="FILE", help="YAML with tasks, algos, variants, seeds and options, instead")
     compare.add_argument("--out", type=Path, default=Path("comparison"), help="folder for all; a second call goes on [comparison]")
     compare.add_argument("--jobs", type=int, metavar="N", help="runs at once, one thread each [the machine's cores]")
+    compare.add_argument(
+        "--executor", choices=("local", "ray"), default="local", help="processes of this machine, or Ray's cluster [local]"
+    )
+    compare.add_argument(
+        "--ray-address", metavar="ADDRESS", help="cluster to use: HOST:PORT [one that this machine is in, else one made here]"
+    )
+    compare.add_argument("--gpu-share", type=float, metavar="X", help="with Ray, what a run with device=cuda takes of a GPU [1]")
     compare.add_argument("--dry-run", action="store_true", help="print the runs and the time they take here, measured; run none")
     compare.set_defaults(run=_compare)
 

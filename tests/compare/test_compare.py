@@ -18,6 +18,7 @@ import pytest
 from offlinerlkit_damo.__main__ import main
 from offlinerlkit_damo.compare import runner
 from offlinerlkit_damo.compare.estimate import estimate
+from offlinerlkit_damo.compare.local import LocalProcesses
 from offlinerlkit_damo.compare.plan import jobs, make_plan
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.comparison import write_report
@@ -44,7 +45,7 @@ def silent(every: object) -> None:
 
 def test_runs_are_made_gathered_and_never_repeated(place: Path) -> None:
     plan = make_plan(["hopper-random"], ["damo", "odice"], 2, OPTIONS)
-    every = runner.run_plan(plan, place / "out", at_once=2, show=silent)
+    every = runner.run_plan(plan, place / "out", LocalProcesses(2), show=silent)
     assert [status.state for status in every] == ["finished"] * 4
     rows = pd.read_csv(place / "out" / "rows.csv")
     assert len(rows) == 2 * 2 * 3 * 2 and set(rows["label"]) == {"damo", "odice"} and rows["finished"].all()
@@ -57,11 +58,11 @@ def test_runs_are_made_gathered_and_never_repeated(place: Path) -> None:
     assert ours["score"].mean() == pytest.approx(last)
 
     started = time.time()
-    runner.run_plan(plan, place / "out", at_once=2, show=silent)
+    runner.run_plan(plan, place / "out", LocalProcesses(2), show=silent)
     assert not [path for path in (place / "out").glob("runs/**/results.json") if path.stat().st_mtime > started]
     other = make_plan(["hopper-random"], ["damo"], 1, {**OPTIONS, "gamma": 0.9})
     with pytest.raises(UserError, match=r"made with other options \(gamma: 0\.99 -> 0\.9\)"):
-        runner.run_plan(other, place / "out", at_once=1, show=silent)
+        runner.run_plan(other, place / "out", LocalProcesses(1), show=silent)
 
     page = write_report([place / "out"], place / "report").read_text()
     assert page.count("<svg") == 2 and "http://www.w3.org" in page and "src=" not in page and "href=\"http" not in page
@@ -106,7 +107,7 @@ def test_two_comparisons_do_not_share_a_folder(place: Path) -> None:
         runner._locked(place / "out"),
         pytest.raises(UserError, match="another comparison is running"),
     ):
-        runner.run_plan(make_plan(["hopper-random"], ["odice"], 1, OPTIONS), place / "out", at_once=1, show=silent)
+        runner.run_plan(make_plan(["hopper-random"], ["odice"], 1, OPTIONS), place / "out", LocalProcesses(1), show=silent)
 
 
 def test_a_dry_run_measures_and_runs_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
