@@ -19,9 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.exceptions import RayError, RayTaskError
-
 from offlinerlkit_damo.compare.local import TrainingProcess
 from offlinerlkit_damo.compare.parcel import MODEL, Parcel, Stamps, pack, stamps, unpack
 from offlinerlkit_damo.compare.plan import Job
@@ -32,6 +29,12 @@ from offlinerlkit_damo.tasks import config_task, make_dataset
 from offlinerlkit_damo.tasks.cache import CACHE_VARIABLE
 from offlinerlkit_damo.training.dynamics import SETTINGS
 from offlinerlkit_damo.training.dynamics_store import FACTS, read_model_facts
+
+try:
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+except ImportError as error:
+    raise ImportError('runs on a cluster need Ray, which is missing; run: pip install "offlinerlkit-damo[tune]"') from error
 
 INTERVAL = 2.0  # seconds between two looks at a run
 USAGE_VARIABLE = "RAY_USAGE_STATS_ENABLED"
@@ -224,11 +227,8 @@ def _trained_model(key: tuple[Any, ...], every: Sequence[Status]) -> Path | None
 
 
 @contextmanager
-def ray_cluster(address: str | None, *, at_once: int | None, gpu_share: float | None) -> Iterator[RayCluster]:
-    """Join the cluster at `address`; without one that of this machine, or a new one on it. Raises UserError where there is none."""
-    share = 1.0 if gpu_share is None else gpu_share
-    if share <= 0:
-        raise UserError(f"--gpu-share {share} is not positive")
+def joined(address: str | None) -> Iterator[None]:
+    """Be part of the cluster at `address`; without one of this machine's, or of a new one on it. Raises UserError where there is none."""
     os.environ.setdefault(USAGE_VARIABLE, "0")
     try:
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -238,6 +238,16 @@ def ray_cluster(address: str | None, *, at_once: int | None, gpu_share: float | 
             f"there is no Ray cluster at {address!r} ({reason}); start one with `ray start --head`, or leave --ray-address out"
         ) from error
     try:
-        yield RayCluster(at_once=at_once, gpu_share=share)
+        yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def ray_cluster(address: str | None, *, at_once: int | None, gpu_share: float | None) -> Iterator[RayCluster]:
+    """The executor on the cluster that `joined` joins."""
+    share = 1.0 if gpu_share is None else gpu_share
+    if share <= 0:
+        raise UserError(f"--gpu-share {share} is not positive")
+    with joined(address):
+        yield RayCluster(at_once=at_once, gpu_share=share)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
 import time
@@ -47,15 +46,14 @@ def compare(arguments: argparse.Namespace) -> None:
 
 @contextmanager
 def executor(arguments: argparse.Namespace) -> Iterator[Executor]:
-    """What --executor and the flags that go with it ask for. Raises UserError for flags of another executor, and without Ray."""
+    """What --executor and the flags that go with it ask for. Raises UserError for flags of another executor."""
     if arguments.executor == "local":
         for name in ("ray_address", "gpu_share"):
             if getattr(arguments, name) is not None:
                 raise UserError(f"--{name.replace('_', '-')} has no effect without --executor ray")
         yield LocalProcesses(arguments.jobs or os.cpu_count() or 1)
         return
-    if importlib.util.find_spec("ray") is None:
-        raise UserError('--executor ray needs Ray, which is not installed; run: pip install "offlinerlkit-damo[tune]"')
+    # here: nothing else needs Ray
     from offlinerlkit_damo.compare.cluster import ray_cluster
 
     with ray_cluster(arguments.ray_address, at_once=arguments.jobs, gpu_share=arguments.gpu_share) as cluster:

@@ -11,6 +11,7 @@ from typing import Any
 
 from offlinerlkit_damo.config import ALGORITHMS, MODEL_BASED, Config, options, read_yaml, readers, resolve
 from offlinerlkit_damo.errors import UserError, unknown
+from offlinerlkit_damo.training.run import with_absolute_paths
 
 OWN = ("task", "seed", "logdir", "algo_name", "dynamics_seed", "max_minutes")
 """Options that the plan itself sets."""
@@ -122,5 +123,6 @@ def jobs(plan: Plan, out: Path) -> list[Job]:
                 ours: dict[str, Any] = {"task": task, "seed": seed, "logdir": str(out / "runs" / label)}
                 if algo in MODEL_BASED:
                     ours["dynamics_seed"] = seed
-                found.append(Job(label, resolve({**shared, **own, **ours})))
+                # a run's own record of its options has its paths absolute
+                found.append(Job(label, with_absolute_paths(resolve({**shared, **own, **ours}))))
     return found

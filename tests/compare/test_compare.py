@@ -121,6 +121,13 @@ def test_an_estimate_grows_with_the_work(place: Path) -> None:
     assert 0 < estimate(short, 300).training * 20 < estimate(long, 300).training
 
 
+def test_without_ray_its_executor_is_one_sentence(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "offlinerlkit_damo.compare.cluster", raising=False)
+    with pytest.raises(ImportError, match=r'need Ray, which is missing; run: pip install "offlinerlkit-damo\[tune\]"'):
+        main(["compare", "--tasks", "hopper-random", "--executor", "ray"])
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -128,6 +135,8 @@ def test_an_estimate_grows_with_the_work(place: Path) -> None:
         ("--tasks hopper-random --set epoch", "--set epoch has no value"),
         ("--tasks hopper-random --jobs -1", "--jobs -1 is not positive"),
         ("--plan p.yaml --tasks hopper-random", "--plan is a whole comparison"),
+        ("--tasks hopper-random --ray-address auto", "--ray-address has no effect without --executor ray"),
+        ("--tasks hopper-random --gpu-share 0.5", "--gpu-share has no effect without --executor ray"),
     ],
 )
 def test_wrong_flags_are_one_sentence(flags: str, words: str, place: Path) -> None:
