@@ -104,7 +104,7 @@ def sweep(config: Config, out: Path, *, trials: int, gpu_share: float) -> Any:
     run = tune.with_resources(tune.with_parameters(trial, shared=shared), {"cpu": config.threads, "gpu": gpus})
     state = str((out / "trials").absolute())
     if tune.Tuner.can_restore(state):
-        return tune.Tuner.restore(state, trainable=run, resume_errored=True, param_space=space()).fit()
+        return tune.Tuner.restore(state, trainable=run, resume_errored=True).fit()
     halving = ASHAScheduler(time_attr="epoch", max_t=config.epoch, grace_period=max(1, config.epoch // 9), reduction_factor=3)
     tuner = tune.Tuner(
         run,

@@ -115,7 +115,8 @@ class RayAttempt:
     """A run on the cluster, seen from the comparison; see `runner.Attempt`."""
 
     def __init__(self, status: Status, out: Path, luggage: Luggage, dataset: Any, *, gpus: float) -> None:
-        self.began, self.ended = False, False
+        self.began = False
+        self.outcome: Outcome | None = None
         self.key = model_key(status.job.config)
         self._job, self._log = status.job, log_path(status.job, out)
         self._luggage, self._dataset = luggage, dataset
@@ -125,8 +126,8 @@ class RayAttempt:
 
     def poll(self) -> Outcome | None:
         """As `runner.Attempt`."""
-        if self.ended or not ray.wait([self._pending], timeout=0)[0]:
-            return None
+        if self.outcome is not None or not ray.wait([self._pending], timeout=0)[0]:
+            return self.outcome
         try:
             news: News = ray.get(self._pending)
         except RayTaskError as error:  # of our own: it cannot be unpacked or started there
@@ -158,7 +159,7 @@ class RayAttempt:
         with self._log.open("a", encoding="utf-8") as file:
             file.write(text)
         ray.kill(self._actor)
-        self.ended = True
+        self.outcome = outcome
         return outcome
 
 
@@ -178,7 +179,7 @@ class RayCluster:
 
     def start(self, status: Status, every: Sequence[Status], out: Path) -> RayAttempt | None:
         """As `runner.Executor`; also None while another run trains the dynamics model that this one is to share."""
-        self._attempts = [attempt for attempt in self._attempts if not attempt.ended]
+        self._attempts = [attempt for attempt in self._attempts if attempt.outcome is None]
         if self._at_once is not None and len(self._attempts) >= self._at_once:
             return None
         config, luggage = status.job.config, Luggage()

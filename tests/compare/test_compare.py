@@ -91,6 +91,24 @@ def test_an_interrupted_comparison_goes_on(place: Path) -> None:
     assert list(steps) == [20 * (i + 1) for i in range(150)]
 
 
+def test_no_run_outlives_a_killed_comparison(place: Path) -> None:
+    flags = [word for name, value in {**OPTIONS, "epoch": 5000}.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+    command = shlex.split("compare --tasks hopper-random --algos odice --seeds 1 --out out")
+    process = subprocess.Popen([sys.executable, "-m", "offlinerlkit_damo", *command, *flags], cwd=place)
+    run = "out/runs/odice/hopper-random/odice/*"
+    end = time.monotonic() + 120
+    while not list(place.glob(f"{run}/record/evaluation_episodes.csv")):
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    (folder,) = place.glob(run)
+    while (exit := json.loads((folder / "run.json").read_text())["parts"][0]["exit"]) is None:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert "stopped by SIGTERM" in exit and (folder / "checkpoint" / "last.ckpt").exists()
+
+
 def test_a_failing_run_is_tried_twice_and_shown(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = {"broken": {"algo_name": "damo", "load_dynamics_path": "nowhere"}}
     (place / "plan.yaml").write_text(json.dumps({"tasks": ["hopper-random"], "variants": broken, "seeds": 1, "options": OPTIONS}))
