@@ -92,14 +92,19 @@ def evaluations(folder: Path) -> list[tuple[int, float]]:
     return [(step, sum(found) / len(found)) for step, found in scores.items()]
 
 
-def sweep(config: Config, out: Path, *, trials: int, gpu_share: float) -> Any:
-    """Ray's results of all trials, those of an earlier call continued."""
-    shared = with_absolute_paths(config).flat()
-    about = out / "options.json"
-    now = {name: value for name, value in json.loads(json.dumps(shared)).items() if name not in FREE}
-    if about.exists() and json.loads(about.read_text(encoding="utf-8")) != now:
+def shared_options(config: Config, out: Path) -> dict[str, Any]:
+    """What all trials share, also noted in `out`. Raises UserError if the sweep there has other options."""
+    shared: dict[str, Any] = json.loads(json.dumps(with_absolute_paths(config).flat()))
+    note = out / "options.json"
+    now = {name: value for name, value in shared.items() if name not in (*FREE, *SEARCHED)}
+    if note.exists() and json.loads(note.read_text(encoding="utf-8")) != now:
         raise UserError(f"the sweep in {str(out)!r} has other options; name another folder with --out")
-    save_json(now, about)
+    save_json(now, note)
+    return shared
+
+
+def sweep(config: Config, shared: Mapping[str, Any], out: Path, *, trials: int, gpu_share: float) -> Any:
+    """Ray's results of all trials, those of an earlier call continued."""
     gpus = gpu_share if config.device.startswith("cuda") else 0
     run = tune.with_resources(tune.with_parameters(trial, shared=shared), {"cpu": config.threads, "gpu": gpus})
     state = str((out / "trials").absolute())
@@ -160,8 +165,9 @@ def main(argv: Sequence[str]) -> None:
     if config.no_eval:
         raise UserError("a sweep compares evaluations; leave --no-eval out")
     check_writable(arguments.out)
+    shared = shared_options(config, arguments.out)
     with joined(arguments.ray_address or "local"):
-        results = sweep(config, arguments.out, trials=arguments.trials, gpu_share=arguments.gpu_share)
+        results = sweep(config, shared, arguments.out, trials=arguments.trials, gpu_share=arguments.gpu_share)
     best = show(results, config.epoch)
     if best is None:
         raise UserError(f"no trial was evaluated; {str(arguments.out / 'trials')!r} has what Ray says of them")
