@@ -17,7 +17,8 @@ pytest.importorskip("ray.tune")
 
 FLAGS = shlex.split(
     "--task hopper-random --data-size 300 --hidden-dims 16 --batch-size 40 --epoch 3 --step-per-epoch 10 --eval-episodes 1 "
-    "--checkpoint-every 1 --dynamics-max-epochs 1 --dynamics-hidden-dims 16 16 --dynamics-weight-decay 0 0 0 --rollout-batch-size 50 --seed 3"
+    "--checkpoint-every 1 --dynamics-max-epochs 1 --dynamics-hidden-dims 16 16 --dynamics-weight-decay 0 0 0 "
+    "--rollout-batch-size 50 --seed 3"
 )
 
 
