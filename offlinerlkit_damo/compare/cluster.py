@@ -28,7 +28,7 @@ from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.tasks import config_task, make_dataset
 from offlinerlkit_damo.tasks.cache import CACHE_VARIABLE
 from offlinerlkit_damo.training.dynamics import SETTINGS
-from offlinerlkit_damo.training.dynamics_store import FACTS, read_model_facts
+from offlinerlkit_damo.training.dynamics_store import FACTS, adopt_model, read_model_facts
 
 try:
     import ray
@@ -114,12 +114,12 @@ class Worker:
 class RayAttempt:
     """A run on the cluster, seen from the comparison; see `runner.Attempt`."""
 
-    def __init__(self, status: Status, out: Path, luggage: Luggage, dataset: Any, *, gpus: float) -> None:
+    def __init__(self, status: Status, out: Path, model: Path | None, dataset: Any, *, gpus: float) -> None:
         self.began = False
         self.outcome: Outcome | None = None
         self.key = model_key(status.job.config)
         self._job, self._log = status.job, log_path(status.job, out)
-        self._luggage, self._dataset = luggage, dataset
+        self._folder, self._model, self._dataset = status.folder, model, dataset
         actor: Any = ray.remote(Worker)
         self._actor = actor.options(num_cpus=status.job.config.threads, num_gpus=gpus).remote()
         self._pending: Any = self._actor.settle.remote()
@@ -138,14 +138,17 @@ class RayAttempt:
             with self._log.open("ab") as file:
                 file.write(news.log)
         if news.run is not None:
-            unpack(news.folder, Path(self._job.config.logdir) / news.run)
+            folder = Path(self._job.config.logdir) / news.run
+            unpack(news.folder, folder)
+            if self.key is not None and f"{MODEL}/{FACTS}" in news.folder.files:
+                adopt_model(folder / MODEL)  # for what this machine may run of the plan
         if news.outcome is not None:
             return self._end(news.outcome)
         if self.began:
             self._pending = self._actor.look.remote()
-        else:  # only now that it has its place: what waits must not fill the cluster's memory
+        else:
             self.began = True
-            self._pending = self._actor.start.remote(self._job, self._luggage, self._dataset)
+            self._pending = self._actor.start.remote(self._job, self._luggage(), self._dataset)
         return None
 
     def stop(self) -> None:
@@ -154,6 +157,16 @@ class RayAttempt:
             self._actor.stop.remote()
         else:
             ray.kill(self._actor)
+
+    def _luggage(self) -> Luggage:
+        """Packed only when the run has its place: what waits must not fill the memory."""
+        luggage = Luggage()
+        if self._folder is not None:
+            run = self._folder.relative_to(self._job.config.logdir).as_posix()
+            luggage = dataclasses.replace(luggage, run=run, folder=pack(self._folder))
+        if self._model is not None:
+            luggage = dataclasses.replace(luggage, model_id=read_model_facts(self._model)["id"], model=pack(self._model))
+        return luggage
 
     def _end(self, outcome: Outcome, text: str = "") -> Outcome:
         with self._log.open("a", encoding="utf-8") as file:
@@ -182,21 +195,17 @@ class RayCluster:
         self._attempts = [attempt for attempt in self._attempts if attempt.outcome is None]
         if self._at_once is not None and len(self._attempts) >= self._at_once:
             return None
-        config, luggage = status.job.config, Luggage()
-        if status.folder is not None:
-            luggage = Luggage(status.folder.relative_to(config.logdir).as_posix(), pack(status.folder))
+        config, model = status.job.config, None
         key = model_key(config)
-        if key is not None and f"{MODEL}/{FACTS}" not in luggage.folder.names:
-            trained = _trained_model(key, every)
-            if trained is not None:
-                luggage = dataclasses.replace(luggage, model_id=read_model_facts(trained)["id"], model=pack(trained))
-            elif any(attempt.key == key for attempt in self._attempts):
+        if key is not None and (status.folder is None or not (status.folder / MODEL).is_dir()):
+            model = _trained_model(key, every)
+            if model is None and any(attempt.key == key for attempt in self._attempts):
                 return None
         gpus = self._gpu_share if config.device.startswith("cuda") else 0.0
         if gpus and not self._warned and not ray.cluster_resources().get("GPU"):
             print("no machine of the cluster has a GPU now; runs with device=cuda wait for one", file=sys.stderr)
             self._warned = True
-        attempt = RayAttempt(status, out, luggage, self._dataset(config), gpus=gpus)
+        attempt = RayAttempt(status, out, model, self._dataset(config), gpus=gpus)
         self._attempts.append(attempt)
         return attempt
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from offlinerlkit_damo.compare.local import LocalProcesses
-from offlinerlkit_damo.compare.plan import make_plan
+from offlinerlkit_damo.compare.plan import jobs, make_plan
 from offlinerlkit_damo.compare.runner import Status, run_plan
 from offlinerlkit_damo.errors import Stopped, UserError
 from offlinerlkit_damo.training.run_folder import read_facts
@@ -19,7 +19,7 @@ from offlinerlkit_damo.training.run_folder import read_facts
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from offlinerlkit_damo.compare.cluster import ray_cluster  # noqa: E402
+from offlinerlkit_damo.compare.cluster import Luggage, Worker, ray_cluster  # noqa: E402
 
 OPTIONS: dict[str, Any] = {
     "epoch": 60, "step_per_epoch": 20, "hidden_dims": [16], "eval_episodes": 1, "data_size": 300, "batch_size": 40,
@@ -70,37 +70,42 @@ def test_a_run_survives_its_machine_and_its_comparison(cluster: Cluster, tmp_pat
     lost, stopped = read_facts(damo)["parts"]
     assert lost["ended"] is None and "stopped by SIGTERM" in stopped["exit"]
 
-    # where it goes on does not matter either
+    assert len(list((tmp_path / "cache" / "dynamics").iterdir())) == 1  # for runs that go on with local processes
+
     with ray_cluster(cluster.address, at_once=1, gpu_share=None) as executor:
         every = run_plan(plan, tmp_path / "out", executor, show=lambda every: None)
     assert [status.state for status in every] == ["finished"] * 2
     parts = read_facts(damo)["parts"]
     assert len(parts) == 3 and parts[2]["exit"] == "finished"
-
-    run_plan(plan, tmp_path / "undisturbed", LocalProcesses(2), show=lambda every: None)
-    for label in ("damo", "mopo"):
-        ours, theirs = only_run(tmp_path / "out", label), only_run(tmp_path / "undisturbed", label)
-        tables = [pd.read_csv(run / "record" / "policy_training_progress.csv").drop(columns="eval/seconds") for run in (ours, theirs)]
-        pd.testing.assert_frame_equal(*tables)
-        weights = [torch.load(run / "model" / "policy.pth", weights_only=True) for run in (ours, theirs)]
-        assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-        names = [{path.name for path in run.rglob("*") if "events" not in path.name} - {"run.lock"} for run in (ours, theirs)]
-        assert names[0] == names[1]
-        assert len(list((ours / "record" / "tb").iterdir())) == 1
-    # the model was trained once, and its bits went to the machine of the other run
+    # the model was trained once, and its bits went to the other run
     assert not (only_run(tmp_path / "out", "mopo") / "record" / "dynamics_training_progress.csv").read_text()
     rows = pd.read_csv(tmp_path / "out" / "rows.csv")
-    assert rows.drop(columns="seconds").equals(pd.read_csv(tmp_path / "undisturbed" / "rows.csv").drop(columns="seconds"))
+    assert rows["finished"].all() and rows.groupby("label").size().eq(60).all() and rows["dynamics"].nunique() == 1
+
+    run_plan(make_plan(["hopper-random"], ["damo"], 1, OPTIONS), tmp_path / "other", LocalProcesses(1), show=lambda every: None)
+    undisturbed = only_run(tmp_path / "other", "damo")
+    tables = [pd.read_csv(run / "record" / "policy_training_progress.csv").drop(columns="eval/seconds") for run in (damo, undisturbed)]
+    pd.testing.assert_frame_equal(*tables)
+    weights = [torch.load(run / "model" / "policy.pth", weights_only=True) for run in (damo, undisturbed)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    names = [{path.name for path in run.rglob("*") if "events" not in path.name} - {"run.lock"} for run in (damo, undisturbed)]
+    assert names[0] == names[1]
+    assert len(list((damo / "record" / "tb").iterdir())) == 2  # rows before this part, and after: no other part's
 
 
-def test_a_run_that_cannot_start_is_tried_twice(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_worker_reports_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=":")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
     broken = {"broken": {"algo_name": "damo", "load_dynamics_path": "nowhere"}}
-    cluster.add_node(num_cpus=1)
-    with ray_cluster(cluster.address, at_once=None, gpu_share=None) as executor:
-        (status,) = run_plan(make_plan(["hopper-random"], [], 1, OPTIONS, broken), tmp_path / "out", executor, show=lambda every: None)
-    assert (status.state, status.failures, status.losses) == ("failed", 2, 0)
-    (log,) = (tmp_path / "out" / "logs").iterdir()
-    assert log.read_text().count("nowhere") >= 2
+    (job,) = jobs(make_plan(["hopper-random"], [], 1, OPTIONS, broken), tmp_path / "out")
+    worker, log = Worker(), b""
+    news = worker.start(job, Luggage(), None)
+    while news.outcome is None:
+        news = worker.look()
+        log += news.log
+    assert news.outcome == "failed" and b"nowhere" in log and not (tmp_path / "out").exists()
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_no_cluster_is_one_sentence() -> None:
