@@ -26,7 +26,7 @@ from offlinerlkit_damo.compare.parcel import copy
 from offlinerlkit_damo.compare.plan import OWN, Job
 from offlinerlkit_damo.compare.runner import find_run
 from offlinerlkit_damo.config import Config, options, read_yaml
-from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.errors import Stopped, UserError
 from offlinerlkit_damo.files import check_writable, replacing, save_json
 from offlinerlkit_damo.flags import Parser, add_config_flags, parse_config, run_command
 from offlinerlkit_damo.training.checkpoint import LAST
@@ -92,11 +92,11 @@ def evaluations(folder: Path) -> list[tuple[int, float]]:
     return [(step, sum(found) / len(found)) for step, found in scores.items()]
 
 
-def shared_options(config: Config, out: Path) -> dict[str, Any]:
-    """What all trials share, also noted in `out`. Raises UserError if the sweep there has other options."""
+def shared_options(config: Config, out: Path, trials: int) -> dict[str, Any]:
+    """What all trials share, also noted in `out`. Raises UserError if the sweep there has other options, or another number of trials."""
     shared: dict[str, Any] = json.loads(json.dumps(with_absolute_paths(config).flat()))
     note = out / "options.json"
-    now = {name: value for name, value in shared.items() if name not in (*FREE, *SEARCHED)}
+    now = {"trials": trials, **{name: value for name, value in shared.items() if name not in (*FREE, *SEARCHED)}}
     if note.exists() and json.loads(note.read_text(encoding="utf-8")) != now:
         raise UserError(f"the sweep in {str(out)!r} has other options; name another folder with --out")
     save_json(now, note)
@@ -165,18 +165,20 @@ def main(argv: Sequence[str]) -> None:
     if config.no_eval:
         raise UserError("a sweep compares evaluations; leave --no-eval out")
     check_writable(arguments.out)
-    shared = shared_options(config, arguments.out)
+    shared = shared_options(config, arguments.out, arguments.trials)
     with joined(arguments.ray_address or "local"):
         results = sweep(config, shared, arguments.out, trials=arguments.trials, gpu_share=arguments.gpu_share)
+    through = results.num_terminated + results.num_errors
+    if through < arguments.trials:
+        raise Stopped(f"stopped with {through} of {arguments.trials} trials through; the same command goes on from here", code=130)
     best = show(results, config.epoch)
     if best is None:
         raise UserError(f"no trial was evaluated; {str(arguments.out / 'trials')!r} has what Ray says of them")
-    own = {name: value for name, value in given.items() if name not in OWN}
     plan = {
         "tasks": [config.task],
         "variants": {"damo": {"algo_name": "damo"}, "tuned": {"algo_name": "damo", **best}},
         "seeds": [config.seed + 1 + i for i in range(FRESH_SEEDS)],
-        "options": json.loads(json.dumps(own)),
+        "options": {name: shared[name] for name in given if name not in OWN},
     }
     with replacing(arguments.out / "plan.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
