@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shlex
 import shutil
 import tempfile
@@ -130,18 +129,16 @@ def sweep(config: Config, shared: Mapping[str, Any], out: Path, *, trials: int, 
 
 def show(results: Any, epochs: int) -> dict[str, Any] | None:
     """Print the trials, the best first; what the best one drew, None if none has been evaluated."""
-    rows = []
-    for result in results:
-        metrics = result.metrics or {}
-        drawn = {name: result.config[name] for name in SEARCHED}
-        rows.append((metrics.get("score", -math.inf), metrics.get("epoch", 0), bool(result.error), drawn))
-    rows.sort(key=lambda row: -row[0])
+    evaluated = [result for result in results if result.metrics and "score" in result.metrics]
+    evaluated.sort(key=lambda result: -result.metrics["score"])
     print(f"{'score':>8s} {'epochs':>7s} {'alpha':>7s} {'length':>7s} {'actor lr':>9s}")
-    for score, epoch, failed, drawn in rows:
-        figures = f"{drawn['damo_alpha']:7.3f} {drawn['rollout_length']:7d} {drawn['actor_lr']:9.2e}"
-        note = "  failed" if failed else "" if epoch == epochs else "  stopped early"
-        print(f"{'-' if score == -math.inf else f'{score:.1f}':>8s} {epoch:7d} {figures}{note}")
-    return rows[0][3] if rows and rows[0][0] > -math.inf else None
+    for result in evaluated:
+        score, epoch, drawn = result.metrics["score"], result.metrics["epoch"], result.config
+        note = "  failed" if result.error else "" if epoch == epochs else "  stopped early"
+        print(f"{score:8.1f} {epoch:7d} {drawn['damo_alpha']:7.3f} {drawn['rollout_length']:7d} {drawn['actor_lr']:9.2e}{note}")
+    if len(evaluated) < len(results):
+        print(f"{len(results) - len(evaluated)} failed before their first evaluation")
+    return {name: evaluated[0].config[name] for name in SEARCHED} if evaluated else None
 
 
 def main(argv: Sequence[str]) -> None:
