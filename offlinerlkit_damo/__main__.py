@@ -172,7 +172,7 @@ def main(argv: Sequence[str]) -> None:
     compare.add_argument("--set", action="append", metavar="OPTION=VALUE", help="an option of train, for all that read it; repeatable")
     compare.add_argument("--plan", type=Path, metavar="FILE", help="YAML with tasks, algos, variants, seeds and options, instead")
     compare.add_argument("--out", type=Path, default=Path("comparison"), help="folder for all; a second call goes on [comparison]")
-    compare.add_argument("--jobs", type=int, metavar="N", help="runs at once, one thread each [this machine's cores; with Ray all for which there is room]")
+    compare.add_argument("--jobs", type=int, metavar="N", help="runs at once, one thread each [the machine's cores; with Ray all that fit]")
     compare.add_argument(
         "--executor", choices=("local", "ray"), default="local", help="processes of this machine, or Ray's cluster [local]"
     )
