@@ -29,7 +29,8 @@ EXTRAS = {
     "export": ["onnx", "onnxscript", "onnxruntime"],
     "test": ["pytest>=8", "hypothesis", "scipy>=1.15", "ruff", "mypy", "types-PyYAML", "types-tqdm", "pandas-stubs"],
 }
-EXTRAS["test"] += ["minari[hdf5]>=0.5", "psutil", "types-psutil", *EXTRAS["video"], *EXTRAS["export"]]  # with them nothing is skipped
+# with them nothing is skipped
+EXTRAS["test"] += ["minari[hdf5]>=0.5", "psutil", "types-psutil", *EXTRAS["tune"], *EXTRAS["video"], *EXTRAS["export"]]
 
 setup(
     name="offlinerlkit-damo",

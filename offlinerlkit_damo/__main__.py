@@ -138,6 +138,19 @@ def _patch(arguments: argparse.Namespace) -> None:
         print(f"an installed copy of the kit stays as it is; to use this one: pip install --no-deps --editable {arguments.path}")
 
 
+def _add_executor_flags(command: argparse.ArgumentParser) -> None:
+    """How and where the runs of a plan run."""
+    command.add_argument("--jobs", type=int, metavar="N", help="runs at once, one thread each [the machine's cores; with Ray all that fit]")
+    command.add_argument(
+        "--executor", choices=("local", "ray"), default="local", help="processes of this machine, or Ray's cluster [local]"
+    )
+    command.add_argument(
+        "--ray-address", metavar="ADDRESS", help="cluster to use: HOST:PORT [one that this machine is in, else one made here]"
+    )
+    command.add_argument("--gpu-share", type=float, metavar="X", help="with Ray, what a run with device=cuda takes of a GPU [1]")
+    command.add_argument("--dry-run", action="store_true", help="print the runs and the time they take here, measured; run none")
+
+
 def main(argv: Sequence[str]) -> None:
     """Parse the command line and run its command."""
     parser = Parser(prog="python -m offlinerlkit_damo", description=__doc__)
@@ -189,8 +202,7 @@ def main(argv: Sequence[str]) -> None:
     compare.add_argument("--set", action="append", metavar="OPTION=VALUE", help="an option of train, for all that read it; repeatable")
     compare.add_argument("--plan", type=Path, metavar="FILE", help="YAML with tasks, algos, variants, seeds and options, instead")
     compare.add_argument("--out", type=Path, default=Path("comparison"), help="folder for all; a second call goes on [comparison]")
-    compare.add_argument("--jobs", type=int, metavar="N", help="runs at once, one thread each [the machine's cores]")
-    compare.add_argument("--dry-run", action="store_true", help="print the runs and the time they take here, measured; run none")
+    _add_executor_flags(compare)
     compare.set_defaults(run=_compare)
 
     ablate = commands.add_parser("ablate", help="run ready-made comparisons: the paper's ablations and sweeps, and the add-on table")
@@ -201,8 +213,7 @@ def main(argv: Sequence[str]) -> None:
     ablate.add_argument("--set", action="append", metavar="OPTION=VALUE", help="an option of train, for all that read it; repeatable")
     ablate.add_argument("--write", type=Path, metavar="FILE", help="write the plan as YAML, to be edited for `compare --plan`; run nothing")
     ablate.add_argument("--out", type=Path, default=Path("ablation"), help="folder for all; a second call goes on [ablation]")
-    ablate.add_argument("--jobs", type=int, metavar="N", help="runs at once, one thread each [the machine's cores]")
-    ablate.add_argument("--dry-run", action="store_true", help="print the runs and the time they take here, measured; run none")
+    _add_executor_flags(ablate)
     ablate.set_defaults(run=_ablate)
 
     drawn = commands.add_parser("figures", help="draw the paper's figures from finished runs, with their numbers beside them")

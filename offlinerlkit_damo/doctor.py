@@ -31,7 +31,7 @@ OPTIONAL = {
     "minari": ("minari[hdf5]", "Minari's datasets"),
     "d4rl": ("d4rl", "D4RL's own loader; its HDF5 files are read without it"),
     "gym": ("gym<0.25", "the simulators that d4rl registers"),
-    "ray": ("ray[tune]", "searches over options"),
+    "ray": ("ray[tune]", "comparisons on a cluster, searches over options"),
     "pytest": ("pytest", "the tests"),
 }
 SIMULATORS = ("Hopper-v4", "HalfCheetah-v4", "Walker2d-v4")

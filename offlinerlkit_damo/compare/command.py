@@ -7,7 +7,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import yaml
 
 from offlinerlkit_damo.compare.ablations import ablation_plan, described
 from offlinerlkit_damo.compare.estimate import Cost, estimate
+from offlinerlkit_damo.compare.local import LocalProcesses
 from offlinerlkit_damo.compare.plan import Plan, jobs, make_plan, read_plan, write_plan
-from offlinerlkit_damo.compare.runner import Status, find_run, run_plan
+from offlinerlkit_damo.compare.runner import TRIES, Executor, Status, find_run, run_plan
 from offlinerlkit_damo.config import MODEL_BASED
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.comparison import write_report
@@ -46,20 +48,36 @@ def ablate(arguments: argparse.Namespace) -> None:
 
 
 def _run(plan: Plan, arguments: argparse.Namespace) -> None:
-    at_once = (os.cpu_count() or 1) if arguments.jobs is None else arguments.jobs
-    if at_once < 1:
-        raise UserError(f"--jobs {at_once} is not positive")
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise UserError(f"--jobs {arguments.jobs} is not positive")
     if arguments.dry_run:
-        _dry_run(plan, arguments.out, at_once)
+        _dry_run(plan, arguments.out, arguments.jobs or os.cpu_count() or 1)
         return
-    every = run_plan(plan, arguments.out, at_once=at_once, show=Display())
+    with executor(arguments) as chosen:
+        every = run_plan(plan, arguments.out, chosen, show=Display())
     failed = [status for status in every if status.state == "failed"]
     for status in failed:
-        print(f"failed twice: {status.job.name}; its log is in {arguments.out / 'logs'}", file=sys.stderr)
+        print(f"{_failure(status)}: {status.job.name}; its log is in {arguments.out / 'logs'}", file=sys.stderr)
     if any(status.folder is not None and status.step for status in every):
         print(write_report([arguments.out], arguments.out))
     if failed:
         raise SystemExit(1)
+
+
+@contextmanager
+def executor(arguments: argparse.Namespace) -> Iterator[Executor]:
+    """What --executor and the flags that go with it ask for. Raises UserError for flags of another executor."""
+    if arguments.executor == "local":
+        for name in ("ray_address", "gpu_share"):
+            if getattr(arguments, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')} has no effect without --executor ray")
+        yield LocalProcesses(arguments.jobs or os.cpu_count() or 1)
+        return
+    # here: nothing else needs Ray
+    from offlinerlkit_damo.compare.cluster import ray_cluster
+
+    with ray_cluster(arguments.ray_address, at_once=arguments.jobs, gpu_share=arguments.gpu_share) as cluster:
+        yield cluster
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -140,8 +158,13 @@ class Display:
 
 def _line(status: Status) -> str:
     score = "" if status.score is None else f"{status.score:6.1f} points"
-    again = ", second try" if status.tries == 2 and status.state == "running" else ""
+    again = ", second try" if status.failures and status.state == "running" else ""
+    again += f", machine lost {status.losses}x" if status.losses else ""
     return f"{status.job.name:50s} {status.state:9s}{100 * status.step / status.steps:4.0f}% {score}{again}"
+
+
+def _failure(status: Status) -> str:
+    return "failed twice" if status.failures == TRIES else f"lost its machine {status.losses} times"
 
 
 def _summary(every: Sequence[Status]) -> str:

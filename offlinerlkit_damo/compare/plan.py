@@ -15,6 +15,7 @@ import yaml
 from offlinerlkit_damo.config import ALGORITHMS, MODEL_BASED, Config, options, read_yaml, readers, resolve
 from offlinerlkit_damo.errors import UserError, unknown
 from offlinerlkit_damo.files import replacing
+from offlinerlkit_damo.training.run import with_absolute_paths
 
 OWN = ("task", "seed", "logdir", "algo_name", "dynamics_seed", "max_minutes")
 """Options that the plan itself sets."""
@@ -47,11 +48,12 @@ class Job:
         """For people and file names: contestant, task and seed."""
         return f"{self.label} {self.config.task} seed {self.config.seed}"
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """Its configuration as JSON and YAML have it, without tuples."""
-        found: dict[str, Any] = json.loads(json.dumps(self.config.flat()))
-        return found
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """A configuration as JSON and YAML have it, without tuples."""
+    found: dict[str, Any] = json.loads(json.dumps(config.flat()))
+    return found
 
 
 def make_plan(
@@ -143,5 +145,6 @@ def jobs(plan: Plan, out: Path) -> list[Job]:
                 ours: dict[str, Any] = {"task": task, "seed": seed, "logdir": str(out / "runs" / label)}
                 if algo in MODEL_BASED:
                     ours["dynamics_seed"] = seed
-                found.append(Job(label, resolve({**shared, **own, **ours})))
+                # a run's own record of its options has its paths absolute
+                found.append(Job(label, with_absolute_paths(resolve({**shared, **own, **ours}))))
     return found

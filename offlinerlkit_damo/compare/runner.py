@@ -1,25 +1,19 @@
-"""Running a plan on this machine: one single-threaded process a run, as many at once as asked for, continued where it stopped."""
+"""Running a plan: a run a job, wherever the executor has it run, continued where it stopped, gathered into one table."""
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Literal, Protocol
 
-import yaml
-
-from offlinerlkit_damo.compare.plan import Job, Plan, jobs
+from offlinerlkit_damo.compare.plan import Job, Plan, jobs, plain
 from offlinerlkit_damo.compare.rows import write_rows
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.files import check_writable, replacing, sole_lock
+from offlinerlkit_damo.files import check_writable, sole_lock
 from offlinerlkit_damo.training.logs import EPISODES, read_rows
 from offlinerlkit_damo.training.resume import changed_options
 from offlinerlkit_damo.training.run_folder import FACTS, is_finished, read_facts, run_parent
@@ -27,6 +21,8 @@ from offlinerlkit_damo.training.stopping import StopRequest
 
 POLL = 0.5  # seconds
 TRIES = 2
+LOSSES = 5  # of its machine, after which a run has failed as well
+Outcome = Literal["ended", "failed", "lost"]
 
 
 @dataclass
@@ -36,7 +32,8 @@ class Status:
     job: Job
     folder: Path | None = None  # its run, once it has one
     state: str = "waiting"  # running, finished, failed
-    tries: int = 0
+    failures: int = 0
+    losses: int = 0  # of the machine that it ran on
     started: float = 0.0
     step: int = 0
     first_step: int = 0  # at which this process found it
@@ -67,6 +64,54 @@ class Status:
             last = [float(row["score"]) for row in rows if row["timestep"] == rows[-1]["timestep"]]
             self.score = sum(last) / len(last)
 
+    def begin(self) -> None:
+        """Note that its process has begun."""
+        self.state, self.started, self.first_step = "running", time.monotonic(), self.step
+
+    def end(self, outcome: Outcome) -> None:
+        """Note how its process has ended. A lost machine is no failure of the run, unless it is lost again and again."""
+        if outcome == "ended" and self.folder is not None and is_finished(self.folder):
+            self.state = "finished"
+            return
+        if outcome == "lost":
+            self.losses += 1
+        else:
+            self.failures += 1
+        self.state = "failed" if self.failures == TRIES or self.losses == LOSSES else "waiting"
+
+
+class Attempt(Protocol):
+    """One process of a run."""
+
+    began: bool
+    """Whether it has been given what it runs on."""
+
+    def poll(self) -> Outcome | None:
+        """How it ended, None before; brings what is new of the run into the job's folder. `lost`: its machine is gone."""
+
+    def stop(self) -> None:
+        """Ask it to end, with a checkpoint; `poll` then says when it has."""
+
+
+class Executor(Protocol):
+    """Where runs run."""
+
+    def start(self, status: Status, every: Sequence[Status], out: Path) -> Attempt | None:
+        """Start a waiting job's run, or continue it from its folder; None if there is no place for it now.
+
+        `every` job of the plan may have what it can share; what the process prints goes to `log_path`.
+        """
+
+
+def file_name(job: Job) -> str:
+    """A job's name for files."""
+    return re.sub(r"[^\w.+=,-]+", "_", job.name)
+
+
+def log_path(job: Job, out: Path) -> Path:
+    """Where what a job's processes print is kept."""
+    return out / "logs" / f"{file_name(job)}.log"
+
 
 def find_run(job: Job) -> Path | None:
     """The run folder that `job` has already, None before its start. Raises UserError if it was started with other options."""
@@ -75,48 +120,53 @@ def find_run(job: Job) -> Path | None:
     if not found:
         return None
     folder = found[0].parent
-    changes = changed_options(read_facts(folder)["config"], job.options)
+    changes = changed_options(read_facts(folder)["config"], plain(job.config))
     if changes:
         raise UserError(f"{str(folder)!r} was made with other options ({'; '.join(changes)}); name another folder with --out")
     return folder
 
 
-def run_plan(plan: Plan, out: Path, *, at_once: int, show: Callable[[Sequence[Status]], None]) -> list[Status]:
-    """Run what is not finished yet, `at_once` processes at a time; returns where every job stands.
+def run_plan(plan: Plan, out: Path, executor: Executor, *, show: Callable[[Sequence[Status]], None]) -> list[Status]:
+    """Run what is not finished yet; returns where every job stands.
 
     A run that fails is tried once more, from its checkpoint. `show` is called with all jobs every now and then. Interrupted, it stops its
     processes, which checkpoint first; the same call goes on from there. Rows are gathered after every run. Raises UserError if `out` holds
     runs with other options, or belongs to another comparison that is going on.
     """
     check_writable(out)
-    out.mkdir(parents=True, exist_ok=True)
+    (out / "logs").mkdir(parents=True, exist_ok=True)
     every = [Status(job) for job in jobs(plan, out)]
     with _locked(out), StopRequest(when="; the same command goes on from here"):
         for status in every:
             status.look()
             if status.folder is not None and is_finished(status.folder):
                 status.state = "finished"
-        running: dict[int, tuple[Status, subprocess.Popen[bytes], IO[bytes]]] = {}
+        going: dict[str, tuple[Status, Attempt]] = {}
         try:
-            while running or any(status.state == "waiting" for status in every):
+            while going or any(status.state == "waiting" for status in every):
                 for status in every:
-                    if status.state == "waiting" and len(running) < at_once:
-                        running[id(status)] = (status, *_start(status, out))
+                    if status.state == "waiting" and status.job.name not in going:
+                        attempt = executor.start(status, every, out)
+                        if attempt is not None:
+                            going[status.job.name] = status, attempt
                 time.sleep(POLL)
-                for key, (status, process, log) in list(running.items()):
+                for name, (status, attempt) in list(going.items()):
+                    if attempt.began and status.state == "waiting":
+                        status.begin()
+                    outcome = attempt.poll()
                     status.look()
-                    if process.poll() is None:
-                        continue
-                    log.close()
-                    del running[key]
-                    done = process.returncode == 0 and status.folder is not None and is_finished(status.folder)
-                    status.state = "finished" if done else "failed" if status.tries == TRIES else "waiting"
-                    gather(every, out)
+                    if outcome is not None:
+                        del going[name]
+                        status.end(outcome)
+                        gather(every, out)
                 show(every)
         finally:
-            _stop([process for _, process, _ in running.values()])
-            for _, _, log in running.values():
-                log.close()
+            for _, attempt in going.values():
+                attempt.stop()
+            for status, attempt in going.values():
+                while attempt.poll() is None:
+                    time.sleep(POLL)
+                status.look()
             gather(every, out)
     return every
 
@@ -124,34 +174,6 @@ def run_plan(plan: Plan, out: Path, *, at_once: int, show: Callable[[Sequence[St
 def gather(every: Sequence[Status], out: Path) -> Path:
     """Write the table of all runs so far."""
     return write_rows([(status.folder, status.job.label) for status in every if status.folder is not None], out)
-
-
-def _start(status: Status, out: Path) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
-    status.state, status.tries, status.started = "running", status.tries + 1, time.monotonic()
-    status.look()
-    status.first_step = status.step
-    name = re.sub(r"[^\w.+=,-]+", "_", status.job.name)
-    (out / "logs").mkdir(exist_ok=True)
-    if status.folder is not None:
-        flags = ["--resume", str(status.folder)]
-    else:
-        file = out / "jobs" / f"{name}.yaml"
-        with replacing(file) as temporary:
-            temporary.write_text(yaml.safe_dump(status.job.options, sort_keys=False), encoding="utf-8")
-        flags = ["--config", str(file)]
-    log = (out / "logs" / f"{name}.log").open("ab")
-    command = [sys.executable, "-m", "offlinerlkit_damo", "train", *flags]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(status.job.config.threads)}
-    # a session of its own: Ctrl-C reaches this process alone, which then stops the others in order
-    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
-    return process, log
-
-
-def _stop(processes: Sequence[subprocess.Popen[Any]]) -> None:
-    for process in processes:
-        process.send_signal(signal.SIGTERM)
-    for process in processes:
-        process.wait()
 
 
 def _locked(out: Path) -> AbstractContextManager[None]:

@@ -52,6 +52,16 @@ def save_model(dynamics: EnsembleDynamics, folder: Path, facts: dict[str, Any]) 
         shutil.rmtree(fresh, ignore_errors=True)
 
 
+def adopt_model(folder: Path) -> None:
+    """Store a model that another machine has trained, unless there is one by its name already."""
+    key = str(read_model_facts(folder)["id"])
+    with locked(key):
+        if not stored_folder(key).exists():
+            fresh = stored_folder(key).with_name(f".{key}.{uuid.uuid4().hex}")
+            shutil.copytree(folder, fresh)
+            fresh.rename(stored_folder(key))
+
+
 def stored_facts(key: str) -> dict[str, Any]:
     """What was stored beside a model, which counts as used now. Raises UserError where it cannot be read."""
     folder = stored_folder(key)

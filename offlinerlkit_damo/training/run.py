@@ -46,7 +46,7 @@ def train(config: Config, *, resume: Path | None = None, force: bool = False) ->
     that a signal or `max_minutes` ended, after a checkpoint.
     """
     stop = StopRequest(config.max_minutes)
-    config = _with_absolute_paths(config)  # it may be continued from another folder
+    config = with_absolute_paths(config)  # it may be continued from another folder
     check_device(config.device)
     torch.set_num_threads(config.threads)
     task = config_task(config)
@@ -90,7 +90,8 @@ def _continuable(folder: Path) -> Iterator[None]:
         raise Stopped(f"{reason}; --resume {shlex.quote(str(folder))} continues it", code=reason.code) from None
 
 
-def _with_absolute_paths(config: Config) -> Config:
+def with_absolute_paths(config: Config) -> Config:
+    """The same run for a process in any folder."""
     given = {name: getattr(config, name) for name in ("data", "load_dynamics_path")}
     paths = {name: path for name, path in given.items() if path is not None and not path.startswith(MINARI)}
     return dataclasses.replace(config, **{name: os.path.abspath(os.path.expanduser(path)) for name, path in paths.items()})

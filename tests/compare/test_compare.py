@@ -19,6 +19,7 @@ from offlinerlkit_damo.__main__ import main
 from offlinerlkit_damo.compare import runner
 from offlinerlkit_damo.compare.command import Display
 from offlinerlkit_damo.compare.estimate import estimate
+from offlinerlkit_damo.compare.local import LocalProcesses
 from offlinerlkit_damo.compare.plan import jobs, make_plan
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.comparison import write_report
@@ -45,7 +46,7 @@ def silent(every: object) -> None:
 
 def test_runs_are_made_gathered_and_never_repeated(place: Path) -> None:
     plan = make_plan(["hopper-random"], ["damo", "odice"], 2, OPTIONS)
-    every = runner.run_plan(plan, place / "out", at_once=2, show=silent)
+    every = runner.run_plan(plan, place / "out", LocalProcesses(2), show=silent)
     assert [status.state for status in every] == ["finished"] * 4
     rows = pd.read_csv(place / "out" / "rows.csv")
     assert len(rows) == 2 * 2 * 3 * 2 and set(rows["label"]) == {"damo", "odice"} and rows["finished"].all()
@@ -60,11 +61,11 @@ def test_runs_are_made_gathered_and_never_repeated(place: Path) -> None:
     assert ours["score"].mean() == pytest.approx(last)
 
     started = time.time()
-    runner.run_plan(plan, place / "out", at_once=2, show=silent)
+    runner.run_plan(plan, place / "out", LocalProcesses(2), show=silent)
     assert not [path for path in (place / "out").glob("runs/**/results.json") if path.stat().st_mtime > started]
     other = make_plan(["hopper-random"], ["damo"], 1, {**OPTIONS, "gamma": 0.9})
     with pytest.raises(UserError, match=r"made with other options \(gamma: 0\.99 -> 0\.9\)"):
-        runner.run_plan(other, place / "out", at_once=1, show=silent)
+        runner.run_plan(other, place / "out", LocalProcesses(1), show=silent)
 
     page = write_report([place / "out"], place / "report").read_text()
     assert page.count("<img") == 5  # intervals, profiles, learning curves, wall-clock, values
@@ -93,6 +94,24 @@ def test_an_interrupted_comparison_goes_on(place: Path) -> None:
     assert list(steps) == [20 * (i + 1) for i in range(150)]
 
 
+def test_no_run_outlives_a_killed_comparison(place: Path) -> None:
+    flags = [word for name, value in {**OPTIONS, "epoch": 5000}.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+    command = shlex.split("compare --tasks hopper-random --algos odice --seeds 1 --out out")
+    process = subprocess.Popen([sys.executable, "-m", "offlinerlkit_damo", *command, *flags], cwd=place)
+    run = "out/runs/odice/hopper-random/odice/*"
+    end = time.monotonic() + 120
+    while not list(place.glob(f"{run}/record/evaluation_episodes.csv")):
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    (folder,) = place.glob(run)
+    while (exit := json.loads((folder / "run.json").read_text())["parts"][0]["exit"]) is None:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert "stopped by SIGTERM" in exit and (folder / "checkpoint" / "last.ckpt").exists()
+
+
 def test_a_failing_run_is_tried_twice_and_shown(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = {"broken": {"algo_name": "damo", "load_dynamics_path": "nowhere"}}
     (place / "plan.yaml").write_text(json.dumps({"tasks": ["hopper-random"], "variants": broken, "seeds": 1, "options": OPTIONS}))
@@ -109,7 +128,7 @@ def test_two_comparisons_do_not_share_a_folder(place: Path) -> None:
         runner._locked(place / "out"),
         pytest.raises(UserError, match="another comparison is running"),
     ):
-        runner.run_plan(make_plan(["hopper-random"], ["odice"], 1, OPTIONS), place / "out", at_once=1, show=silent)
+        runner.run_plan(make_plan(["hopper-random"], ["odice"], 1, OPTIONS), place / "out", LocalProcesses(1), show=silent)
 
 
 def test_a_dry_run_measures_and_runs_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,6 +142,13 @@ def test_an_estimate_grows_with_the_work(place: Path) -> None:
     assert 0 < estimate(short, 300).training * 20 < estimate(long, 300).training
 
 
+def test_without_ray_its_executor_is_one_sentence(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "offlinerlkit_damo.compare.cluster", raising=False)
+    with pytest.raises(ImportError, match=r'need Ray, which is missing; run: pip install "offlinerlkit-damo\[tune\]"'):
+        main(["compare", "--tasks", "hopper-random", "--executor", "ray"])
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -131,6 +157,8 @@ def test_an_estimate_grows_with_the_work(place: Path) -> None:
         ("--tasks hopper-random --jobs -1", "--jobs -1 is not positive"),
         ("--tasks hopper-random --jobs 0", "--jobs 0 is not positive"),
         ("--plan p.yaml --tasks hopper-random", "--plan is a whole comparison"),
+        ("--tasks hopper-random --ray-address auto", "--ray-address has no effect without --executor ray"),
+        ("--tasks hopper-random --gpu-share 0.5", "--gpu-share has no effect without --executor ray"),
     ],
 )
 def test_wrong_flags_are_one_sentence(flags: str, words: str, place: Path) -> None:

@@ -1,0 +1,79 @@
+"""Runs as processes of this machine, which is where a comparison runs unless it is told otherwise."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from offlinerlkit_damo.compare.plan import plain
+from offlinerlkit_damo.compare.runner import Outcome, Status, file_name, log_path
+from offlinerlkit_damo.config import Config
+from offlinerlkit_damo.files import replacing
+
+
+class LocalProcesses:
+    """An executor: a process a run, `at_once` of them at a time."""
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._running: list[TrainingProcess] = []
+
+    def start(self, status: Status, every: Sequence[Status], out: Path) -> TrainingProcess | None:
+        """As `runner.Executor`. What runs can share, they find in this machine's cache."""
+        self._running = [process for process in self._running if process.poll() is None]
+        if len(self._running) >= self._at_once:
+            return None
+        job = status.job
+        process = TrainingProcess(job.config, status.folder, options=out / "jobs" / f"{file_name(job)}.yaml", log=log_path(job, out))
+        self._running.append(process)
+        return process
+
+
+class TrainingProcess:
+    """`train` in a process of its own: `config` from its start, or on from `folder`, the run that it has already.
+
+    Args:
+        options: file to write for the process, with its options.
+        log: file that what it prints is added to.
+        environment: variables beside those of this process.
+    """
+
+    began = True
+
+    def __init__(
+        self, config: Config, folder: Path | None, *, options: Path, log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        if folder is not None:
+            flags = ["--resume", str(folder)]
+        else:
+            with replacing(options) as temporary:
+                temporary.write_text(yaml.safe_dump(plain(config), sort_keys=False), encoding="utf-8")
+            flags = ["--config", str(options)]
+        command = [sys.executable, "-m", "offlinerlkit_damo.compare.child", str(os.getpid()), "train", *flags]
+        variables = {**os.environ, "OMP_NUM_THREADS": str(config.threads), **(environment or {})}
+        with log.open("ab") as file:
+            # a session of its own: Ctrl-C reaches the comparison alone, which then stops its processes in order
+            self._process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=variables, start_new_session=True)
+
+    def poll(self) -> Outcome | None:
+        """As `runner.Attempt`; the process writes into the job's folder itself."""
+        code = self._process.poll()
+        return None if code is None else "failed" if code else "ended"
+
+    def wait(self, seconds: float) -> Outcome | None:
+        """`poll` after its end, or after so many seconds."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        return self.poll()
+
+    def stop(self) -> None:
+        """As `runner.Attempt`."""
+        self._process.send_signal(signal.SIGTERM)
