@@ -32,7 +32,8 @@ class StackedMLP:
         self.rows = [nn.Parameter(row) for row in self.block]
         for row, grad in zip(self.rows, self.grads, strict=True):
             row.grad = grad
-        views, grad_views = ([self._views(block, sizes) for block in (self.block, self.grads)])
+        self._sizes = sizes
+        views, grad_views = (self._views(block) for block in (self.block, self.grads))
         self.weights, self.biases = views
         self._weight_grads, self._bias_grads = grad_views
         for m, member in enumerate(members):
@@ -43,10 +44,9 @@ class StackedMLP:
         # a copy's modules would no longer be views of the copied block, and would not learn
         raise TypeError("a policy on the fast engine cannot be copied; build another and load its state_dict")
 
-    @staticmethod
-    def _views(block: Tensor, sizes: Sequence[Sequence[tuple[int, ...]]]) -> tuple[list[Tensor], list[Tensor]]:
+    def _views(self, block: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         weights, biases, start = [], [], 0
-        for layer in sizes:
+        for layer in self._sizes:
             outputs, inputs = sum(size[0] for size in layer), layer[0][1]
             end = start + outputs * inputs
             weights.append(block[:, start:end].unflatten(1, (outputs, inputs)))
@@ -77,7 +77,7 @@ class StackedMLP:
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """The input of every layer, and the output."""
-        layers = [x.expand(len(self.block), *x.shape)]
+        layers = [self._spread(x)]
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             layers.append(torch.baddbmm(bias, layers[-1], weight.mT).relu_())
         layers.append(torch.baddbmm(self.biases[-1], layers[-1], self.weights[-1].mT))
@@ -94,6 +94,14 @@ class StackedMLP:
             grad = torch.bmm(grad, self.weights[depth])
             if depth > 0:
                 torch.ops.aten.threshold_backward.grad_input(grad, inputs[depth], 0, grad_input=grad)
+        return self._gathered(grad)
+
+    def _spread(self, x: Tensor) -> Tensor:
+        """The rows of every member, [M, B, in]."""
+        return x.expand(len(self.block), *x.shape)
+
+    def _gathered(self, grad: Tensor) -> Tensor:
+        """The gradient of x from those of every member's rows."""
         return grad.sum(0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -30,8 +31,8 @@ def accelerate(policy: Any, *, diagnose_every: int = 1) -> None:
             policy.networks = FlatNetworks(policy)
         if isinstance(policy, DataAligned):
             alignment = policy.data_alignment
-            classifier = StackedMLP([[[layer] for layer in _linears(alignment.classifier.network, head=True)]])
-            _rebind(alignment.optim, classifier)
+            classifier = StackedMLP([classifier_layers(alignment.classifier)])
+            rebind(alignment.optim, classifier)
             alignment.logits = lambda inputs: classifier(inputs)[0].squeeze(-1)
     except (ValueError, AttributeError) as error:
         raise UserError(f"the fast engine cannot run this policy: {error}; use --engine reference") from None
@@ -44,27 +45,17 @@ class FlatNetworks(Networks):
 
     def __init__(self, policy: Any) -> None:
         super().__init__(policy)
-        actor = policy.actor
-        dist = actor.dist_net
-        if not (dist._unbounded and dist._c_sigma):
-            raise ValueError("its actor's mean is bounded, or its deviation does not depend on the observation")
-        self._max_action, self._log_sigma_range = float(dist._max), (dist._sigma_min, dist._sigma_max)
-        self.actor = StackedMLP([[*([layer] for layer in _linears(actor.backbone)), [dist.mu, dist.sigma]]])
-        self.critics = StackedMLP([_critic_layers(critic) for critic in (policy.critic1, policy.critic2)])
-        self.old_critics = StackedMLP([_critic_layers(critic) for critic in (policy.critic1_old, policy.critic2_old)])
-        _rebind(policy.actor_optim, self.actor)
-        _rebind(policy.critic1_optim, self.critics, 0)
-        _rebind(policy.critic2_optim, self.critics, 1)
+        self.bounds = action_bounds(policy.actor)
+        self.actor = StackedMLP([actor_layers(policy.actor)])
+        self.critics = StackedMLP([critic_layers(critic) for critic in (policy.critic1, policy.critic2)])
+        self.old_critics = StackedMLP([critic_layers(critic) for critic in (policy.critic1_old, policy.critic2_old)])
+        rebind(policy.actor_optim, self.actor)
+        rebind(policy.critic1_optim, self.critics, 0)
+        rebind(policy.critic2_optim, self.critics, 1)
 
     def act(self, obss: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_sigma = self.actor(obss)[0].chunk(2, -1)
-        log_sigma = log_sigma.clamp(*self._log_sigma_range)
-        noise = torch.randn_like(mean)
-        squashed = torch.tanh(mean + log_sigma.exp() * noise)
-        # the noise is what the density sees: its gradient through mean and sample is zero, so it is not asked for
-        density = -0.5 * noise.square() - 0.5 * math.log(2 * math.pi)
-        log_prob = density - log_sigma - torch.log(self._max_action * (1 - squashed.square()) + 1e-6)
-        return self._max_action * squashed, log_prob.sum(-1)
+        return squashed_gaussian(mean, log_sigma, torch.randn_like(mean), self.bounds)
 
     def q(self, obss: Tensor, actions: Tensor) -> Tensor:
         return self.critics(torch.cat([obss, actions], -1)).squeeze(-1)
@@ -87,6 +78,47 @@ class FlatNetworks(Networks):
         self.old_critics.block.lerp_(self.critics.block, self.policy._tau)
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """Of a tanh-Gaussian: the largest action, and the range of the logarithm of its deviation."""
+
+    action: float
+    log_sigma: tuple[float, float]
+
+
+def action_bounds(actor: Any) -> Bounds:
+    """Of the kit's actor. Raises ValueError unless its mean is free and its deviation depends on the observation."""
+    dist = actor.dist_net
+    if not (dist._unbounded and dist._c_sigma):
+        raise ValueError("its actor's mean is bounded, or its deviation does not depend on the observation")
+    return Bounds(float(dist._max), (dist._sigma_min, dist._sigma_max))
+
+
+def squashed_gaussian(mean: Tensor, log_sigma: Tensor, noise: Tensor, bounds: Bounds) -> tuple[Tensor, Tensor]:
+    """The action that standard normal `noise` gives, and its log-probability: [..., a] each -> [..., a], [...]."""
+    log_sigma = log_sigma.clamp(*bounds.log_sigma)
+    squashed = torch.tanh(mean + log_sigma.exp() * noise)
+    # the noise is what the density sees: its gradient through mean and sample is zero, so it is not asked for
+    density = -0.5 * noise.square() - 0.5 * math.log(2 * math.pi)
+    log_prob = density - log_sigma - torch.log(bounds.action * (1 - squashed.square()) + 1e-6)
+    return bounds.action * squashed, log_prob.sum(-1)
+
+
+def actor_layers(actor: Any) -> list[Layer]:
+    """Of the kit's actor, mean and deviation side by side at the end."""
+    return [*([layer] for layer in _linears(actor.backbone)), [actor.dist_net.mu, actor.dist_net.sigma]]
+
+
+def critic_layers(critic: Any) -> list[Layer]:
+    """Of the kit's critic."""
+    return [[layer] for layer in (*_linears(critic.backbone), critic.last)]
+
+
+def classifier_layers(classifier: Any) -> list[Layer]:
+    """Of the classifier."""
+    return [[layer] for layer in _linears(classifier.network, head=True)]
+
+
 def _linears(module: nn.Module, *, head: bool = False) -> list[nn.Linear]:
     """The linear layers of an MLP, each followed by ReLU; with `head` the last one is bare."""
     linears: list[nn.Linear] = []
@@ -101,11 +133,7 @@ def _linears(module: nn.Module, *, head: bool = False) -> list[nn.Linear]:
     return linears
 
 
-def _critic_layers(critic: Any) -> list[Layer]:
-    return [[layer] for layer in (*_linears(critic.backbone), critic.last)]
-
-
-def _rebind(optim: torch.optim.Optimizer, network: StackedMLP, member: int = 0) -> None:
+def rebind(optim: torch.optim.Optimizer, network: StackedMLP, member: int = 0) -> None:
     """Let `optim` step the member's row of the block in place of the views it was made for."""
     groups: list[dict[str, Any]] = optim.param_groups
     if optim.state or len(groups) != 1:

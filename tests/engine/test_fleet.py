@@ -1,0 +1,140 @@
+"""Runs that learn as a fleet equal the same runs alone on the same batches and noise; nothing in the step waits for the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_policy import ACT, OBS, make_policy
+from torch import Tensor
+
+from offlinerlkit_damo.config import DAMOConfig
+from offlinerlkit_damo.engine.buffer import DeviceReplayBuffer
+from offlinerlkit_damo.engine.fleet import Batches, Fleet, Member
+from offlinerlkit_damo.engine.fleet_networks import FleetNetworks
+from offlinerlkit_damo.engine.networks import accelerate
+from offlinerlkit_damo.training.averaging import AveragedActor
+
+RUNS, STEPS = 3, 12
+BATCHES = Batches(real=4, fake=20, init=7, ratio=9)
+ALPHAS = (0.5, 2.0, 3.0)
+HORIZON = 5
+VARIANTS: dict[str, dict[str, Any]] = {
+    "stable": {},
+    "paper": {"grad_mode": "full", "divergence": "cubic", "q_next": "own", "init_coef": "1-gamma", "entropy_backup": True},
+    "ompo": {"classifier_gradient_penalty": 10.0},
+    "mix": {
+        "grad_mode": "mix", "divergence": "soft_chi2", "actor_alpha": None, "ratio_mode": "mixture", "logit_clip": 2.0, "w_max": 1.5,
+        "target_floor": 0.0, "classifier_label_smoothing": 0.1, "classifier_updates_per_step": 1.5,
+    },
+}  # fmt: skip
+
+
+def make_run(run: int, variant: str, dtype: torch.dtype) -> tuple[Any, DeviceReplayBuffer, DeviceReplayBuffer, Tensor | None]:
+    """A policy with weights, alpha and actor's rate of its own, its buffers and its initial states."""
+    config = DAMOConfig(**{"classifier_hidden_dims": (16,), "damo_alpha": ALPHAS[run], **VARIANTS[variant]})
+    policy = make_policy(config, dtype)
+    generator = torch.Generator().manual_seed(100 + run)
+    with torch.no_grad():
+        for p in policy.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=generator, dtype=dtype))
+    policy.actor_optim.param_groups[0]["lr"] *= 1 if run < 2 else 0.1
+    rng = np.random.default_rng(run)
+    buffers = []
+    for rows in (30 + run, 40):
+        buffer = DeviceReplayBuffer(50, (OBS,), np.float32, ACT, np.float32, "cpu")
+        obss, next_obss = rng.normal(size=(2, rows, OBS))
+        buffer.add_batch(obss, next_obss, rng.uniform(-1, 1, (rows, ACT)), rng.normal(size=rows), rng.random(rows) < 0.1)
+        buffers.append(buffer)
+    starts = torch.as_tensor(rng.normal(size=(5, OBS)), dtype=torch.float32) if run == 1 else None
+    return policy, *buffers, starts
+
+
+def make_fleet(variant: str, dtype: torch.dtype = torch.float64, **extra: Any) -> tuple[Fleet, list[Member]]:
+    members = [Member(*make_run(run, variant, dtype)) for run in range(RUNS)]
+    networks = FleetNetworks([member.policy for member in members])
+    return Fleet(members, networks, BATCHES, **extra), members
+
+
+def load_draws(fleet: Fleet, draws: list[dict[str, Tensor]], step: int) -> None:
+    for name, home in fleet.inputs.items():
+        home.copy_(torch.stack([draw[name][step] for draw in draws]))
+
+
+def solo_step(
+    policy: Any, real: DeviceReplayBuffer, fake: DeviceReplayBuffer, starts: Any, draw: dict[str, Tensor], step: int
+) -> dict[str, float]:
+    """A policy's own `learn` on the batches and the noise that a fleet would get by `draw`."""
+    rows, dtype = draw["rows"][step], draw["normal"].dtype
+    data = {
+        kind: {key: torch.as_tensor(value, dtype=dtype) for key, value in buffer.sample_all().items()}
+        for kind, buffer in (("real", real), ("fake", fake))
+    }
+    used = 0
+
+    def take(kind: str, number: int) -> dict[str, Tensor]:
+        nonlocal used
+        size = len(data[kind]["rewards"])
+        index = rows[used : used + number] % size
+        used += number
+        return {key: value[index] for key, value in data[kind].items()}
+
+    batch: dict[str, Any] = {"real": take("real", BATCHES.real), "fake": take("fake", BATCHES.fake)}
+    if starts is None:
+        batch["init"] = take("real", BATCHES.init)["observations"]
+    else:
+        batch["init"] = starts[rows[used : used + BATCHES.init] % len(starts)].to(dtype)
+        used += BATCHES.init
+    due = policy.data_alignment.updates_due()
+    batch["classifier"] = [{"real": take("real", BATCHES.ratio), "fake": take("fake", BATCHES.ratio)} for _ in range(due)]
+    noises, mixes = list(draw["normal"][step]), list(draw["mix"][step]) if "mix" in draw else []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "randn_like", lambda x: noises.pop(0))
+        patch.setattr(torch, "rand", lambda *shape, **options: mixes.pop(0))
+        return policy.learn(batch)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+def test_every_run_equals_its_solo_run(variant: str, dtype: torch.dtype, tolerance: float) -> None:
+    fleet, members = make_fleet(variant, dtype, average=HORIZON, diagnose_every=3)
+    averages = [AveragedActor(member.policy.actor, HORIZON) for member in members]
+    for run, average in enumerate(averages):
+        average.move_to(fleet.mean_actor(run, 0))
+    torch.manual_seed(8)
+    draws = [fleet.draw(STEPS) for _ in range(RUNS)]
+    for step in range(STEPS):
+        load_draws(fleet, draws, step)
+        fleet.step()
+    fleet.hand_back()
+    figures = fleet.collect()
+    for run, member in enumerate(members):
+        policy, *data = make_run(run, variant, dtype)
+        accelerate(policy, diagnose_every=3)
+        average = AveragedActor(policy.actor, HORIZON)
+        seen: dict[str, list[float]] = {}
+        for step in range(STEPS):
+            for name, value in solo_step(policy, *data, draws[run], step).items():
+                seen.setdefault(name, []).append(value)
+            average.update()
+        ours, solo = member.policy.state_dict(), policy.state_dict()
+        assert list(ours) == list(solo)
+        for name, value in solo.items():
+            torch.testing.assert_close(ours[name], value, rtol=0, atol=tolerance, msg=lambda m, what=f"run {run}, {name}": f"{what}: {m}")
+        torch.testing.assert_close(member.policy._alpha, policy._alpha, rtol=0, atol=tolerance)
+        torch.testing.assert_close(member.policy._log_alpha, policy._log_alpha, rtol=0, atol=tolerance)
+        for have, want in zip(averages[run].state_dict()["mean"], average.state_dict()["mean"], strict=True):
+            torch.testing.assert_close(have, want, rtol=0, atol=tolerance)
+        assert member.policy._steps == policy._steps and member.policy._ratio_due == policy._ratio_due
+        assert {name: count for name, (_, count) in figures[run].items()} == {name: len(values) for name, values in seen.items()}
+        for name, (total, _) in figures[run].items():
+            assert total == pytest.approx(sum(seen[name]), rel=1e-4, abs=1e-3 if dtype == torch.float32 else 1e-5), name
+        optims = [(p.actor_optim, p.critic2_optim, p.data_alignment.optim, p.alpha_optim) for p in (member.policy, policy)]
+        for have, want in zip(*optims, strict=True):
+            (have_state,), (want_state,) = have.state_dict()["state"].values(), want.state_dict()["state"].values()
+            assert set(have_state) == set(want_state)
+            for key, value in want_state.items():
+                torch.testing.assert_close(have_state[key].flatten(), value.flatten(), rtol=0, atol=tolerance * 10)
+    assert fleet.collect() == [{} for _ in range(RUNS)]
