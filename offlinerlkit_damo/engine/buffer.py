@@ -98,9 +98,10 @@ class DeviceReplayBuffer(ReplayBuffer):
         obss, next_obss, actions, rewards, terminals = self._rows.index_select(0, index).split(self._widths, 1)
         return {"observations": obss, "actions": actions, "next_observations": next_obss, "terminals": terminals, "rewards": rewards}
 
-    def state_dict(self) -> dict[str, Any]:
-        """The stored rows and where the next one goes."""
-        return {"rows": self._rows[: self._size].clone(), "pointer": self._ptr}
+    def state_dict(self, *, rows: bool = True) -> dict[str, Any]:
+        """The stored rows and where the next one goes; without `rows` the state of an empty buffer."""
+        size, pointer = (self._size, self._ptr) if rows else (0, 0)
+        return {"rows": self._rows[:size].clone(), "pointer": pointer}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave. Raises ValueError for rows that do not fit."""

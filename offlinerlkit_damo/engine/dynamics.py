@@ -150,7 +150,7 @@ class RoutedDynamics(EnsembleDynamics):
         order = np.random.permutation(len(obs))
         padded = np.resize(order, -(-len(obs) // len(elites)) * len(elites))
         x = torch.as_tensor(inputs[padded], dtype=torch.float32, device=device).reshape(len(elites), -1, inputs.shape[-1])
-        parts = [self._sample(rows, elites) for rows in x.split(CHUNK, 1)]
+        parts = [self.sample(rows, elites) for rows in x.split(CHUNK, 1)]
         outputs, penalty = (torch.cat(values, 1).flatten(0, 1).cpu().numpy() for values in zip(*parts, strict=True))
         sample, info = np.empty((len(obs), outputs.shape[-1]), np.float32), {}
         sample[order] = outputs[: len(obs)]
@@ -163,7 +163,7 @@ class RoutedDynamics(EnsembleDynamics):
             reward = reward - np.float32(self._penalty_coef) * info["penalty"]
         return next_obs.astype(np.float32), reward, terminal, info
 
-    def _sample(self, x: Tensor, elites: Tensor) -> tuple[Tensor, Tensor]:
+    def sample(self, x: Tensor, elites: Tensor) -> tuple[Tensor, Tensor]:
         """A sample [M, n, d + 1] of each elite on its own rows x [M, n, d + a], and MOPO's penalty of these rows [M, n, 1].
 
         The penalty is the largest norm of any member's deviation (Yu et al. 2020, as in the host), and 0 where none is asked for.

@@ -117,6 +117,7 @@ class FleetAdam:
                 # as Adam makes them; made here, because both optimisers have to hold the same ones
                 optim.state[parameter] = {"step": torch.zeros((), device=parameter.device), **zeros}
             self._optim.state[parameter] = optim.state[parameter]
+            optim._opt_called = True  # type: ignore[attr-defined]  # its schedule would warn that it never steps
 
     @staticmethod
     def _parameter(optim: torch.optim.Optimizer) -> nn.Parameter:

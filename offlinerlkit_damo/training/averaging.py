@@ -20,7 +20,7 @@ class AveragedActor:
     def __init__(self, module: nn.Module, horizon: int) -> None:
         self._weights = [p.detach() for p in module.parameters()]
         self._mean = [p.clone() for p in self._weights]
-        self._horizon = horizon
+        self.horizon = horizon
         self.updates = 0
         """How many iterates the mean has seen."""
 
@@ -28,7 +28,7 @@ class AveragedActor:
     def update(self) -> None:
         """Count the module's present weights in."""
         self.updates += 1
-        torch._foreach_lerp_(self._mean, self._weights, 1 / min(self.updates, self._horizon))
+        torch._foreach_lerp_(self._mean, self._weights, 1 / min(self.updates, self.horizon))
 
     def move_to(self, home: list[Tensor]) -> None:
         """Keep the mean in these tensors from now on, one for each parameter."""
