@@ -90,7 +90,7 @@ class Fleet:
         capture: whether a CUDA device runs the step as a graph.
 
     Attributes:
-        inputs: the random numbers of the next step, [R, ...] each, to be filled before it.
+        inputs: the random numbers of the next step, [R, ...] each, to be filled before it (`keep` and `take`).
     """
 
     def __init__(
@@ -123,6 +123,7 @@ class Fleet:
         self._sums: dict[str, Tensor] = {}  # of figures so far, f64 [F, R], by the part of the step that has them
         self._names: dict[str, list[str]] = {}
         self._counts: dict[str, int] = {}
+        self._ahead: Draws = {}  # of all runs, [steps, R, ...] each
         self._captured = Captured(self._learn, self._device, enabled=capture)
         self.refresh()
 
@@ -207,6 +208,15 @@ class Fleet:
         if self.config.classifier_gradient_penalty > 0:
             draws["mix"] = torch.rand((steps, self._max_updates, batches.ratio, 1), dtype=self._dtype, device=device)
         return draws
+
+    def keep(self, draws: Sequence[Draws]) -> None:
+        """Hold every run's draws of some steps ready."""
+        self._ahead = {name: torch.stack([of_run[name] for of_run in draws], 1) for name in self.inputs}
+
+    def take(self, step: int) -> None:
+        """Make those of the given one of these steps the next step's."""
+        for name, numbers in self.inputs.items():
+            numbers.copy_(self._ahead[name][step])
 
     def refresh(self) -> None:
         """Take note of the synthetic buffers' sizes, after rollouts, and of the optimisers' learning rates."""

@@ -30,7 +30,7 @@ from offlinerlkit_damo.training.policies import DIAGNOSE_EVERY
 from offlinerlkit_damo.training.state import random_state, restore_random
 from offlinerlkit_damo.training.trainer import DAMOTrainer
 
-STEPS_AT_ONCE = 50
+STEPS_AT_ONCE = 100
 """Steps whose random numbers a run draws in one go."""
 
 
@@ -272,12 +272,11 @@ class FleetTrainer:
         )
         for slot, run in enumerate(self._every_run):
             run.keep_mean_in(lambda updates, slot=slot: self.fleet.mean_actor(slot, updates))  # type: ignore[misc]
-        self._draws: dict[str, Tensor] = {}  # of all runs, [steps, R, ...] each
         self._drawn_at = self._timestep - STEPS_AT_ONCE
         again = [run.draw_again(self.fleet) for run in self._every_run]
         if None not in again and len({timestep for timestep, _ in filter(None, again)}) == 1:
             self._drawn_at = next(timestep for timestep, _ in filter(None, again))
-            self._keep([draws for _, draws in filter(None, again)])
+            self.fleet.keep([draws for _, draws in filter(None, again)])
         self._scores: dict[int, dict[str, float]] = {}  # by epoch, until all runs have theirs
         self.stop: Callable[[], Stopped | None] = lambda: None
 
@@ -315,14 +314,10 @@ class FleetTrainer:
             self.fleet.refresh()
         if self._timestep - self._drawn_at == STEPS_AT_ONCE:
             self._drawn_at = self._timestep
-            self._keep([run.draw(self.fleet, self._timestep) for run in self._every_run])
-        for name, numbers in self.fleet.inputs.items():
-            numbers.copy_(self._draws[name][self._timestep - self._drawn_at])
+            self.fleet.keep([run.draw(self.fleet, self._timestep) for run in self._every_run])
+        self.fleet.take(self._timestep - self._drawn_at)
         self.fleet.step()
         self._timestep += 1
-
-    def _keep(self, draws: list[Draws]) -> None:
-        self._draws = {name: torch.stack([of_run[name] for of_run in draws], 1) for name in self.fleet.inputs}
 
     def _catch_up(self) -> None:
         """Bring the runs to the present step, with all figures so far."""

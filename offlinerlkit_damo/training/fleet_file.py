@@ -45,6 +45,8 @@ def read_fleet(path: Path, flags: Mapping[str, Any]) -> dict[str, Config]:
         if label in configs:
             raise UserError(f"two runs of the fleet {str(path)!r} are called {label!r}; give each a `name` of its own")
         configs[label] = config
+    if len(configs) < 2:
+        raise UserError("a fleet needs at least two runs; train a single one without --fleet")
     check_fleet(configs)
     return configs
 
@@ -66,20 +68,18 @@ def _runs(content: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
 
 
 def check_fleet(configs: Mapping[str, Config]) -> None:
-    """Raises UserError for runs that cannot train together."""
-    if len(configs) < 2:
-        raise UserError("a fleet needs at least two runs; train a single one without --fleet")
+    """Raises UserError for runs that cannot train together, and for any that no fleet can train."""
     (first, base), *others = configs.items()
     for name, config in configs.items():
         missing = unsupported(config.damo)
         if config.algo_name != "damo":
             missing = f"algo_name {config.algo_name}"
-        elif config.engine != "fast":
+        elif config.engine == "reference":
             missing = f"engine {config.engine}"
         elif config.on_warning == "stop":
             missing = "on_warning stop"
         if missing is not None:
-            raise UserError(f"the run {name!r} has {missing}, which a fleet does not have; train it without --fleet")
+            raise UserError(f"the run {name!r} has {missing}, which a fleet does not have; train it alone, with --engine fast or reference")
     for name, config in others:
         ours, theirs = base.flat(), config.flat()
         for option in ours:

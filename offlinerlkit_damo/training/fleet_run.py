@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ import torch
 from offlinerlkit_damo.config import Config
 from offlinerlkit_damo.engine.fleet_networks import FleetNetworks
 from offlinerlkit_damo.engine.rollout import ends_of
-from offlinerlkit_damo.errors import Stopped, UserError
+from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import check_writable, save_json
 from offlinerlkit_damo.tasks import OfflineDataset, config_task
 from offlinerlkit_damo.training.evaluation import Evaluators
@@ -28,6 +27,7 @@ from offlinerlkit_damo.training.run import (
     OTHER_LOGDIR,
     Run,
     check_device,
+    continuable,
     open_run_folder,
     prepare,
     restore,
@@ -57,6 +57,16 @@ def resumed_fleet(record: Path, flags: Mapping[str, Any]) -> tuple[dict[str, Con
     return configs, folders
 
 
+def train_alone(config: Config, *, resume: Path | None, force: bool) -> dict[str, Any]:
+    """`training.run.train` for the engine "graph": a fleet of one run."""
+    name = f"{config.task} seed {config.seed}"
+    check_fleet({name: config})
+    results, failed = _train({name: config}, None, {name: resume}, force=force)
+    if failed:
+        raise failed[name]
+    return results[name]
+
+
 def train_fleet(
     configs: Mapping[str, Config], *, record: Path | None = None, folders: Mapping[str, Path] | None = None, force: bool = False
 ) -> dict[str, dict[str, Any]]:
@@ -64,13 +74,26 @@ def train_fleet(
 
     With `record` and `folders` (`resumed_fleet`) they go on from their last checkpoints. Raises Stopped as `training.run.train`.
     """
+    logdir = Path(next(iter(configs.values())).logdir)
+    record = record or logdir / f"fleet_{time.strftime('%y-%m%d-%H%M%S')}_{os.getpid()}.json"
+    results, failed = _train(configs, record, folders or dict.fromkeys(configs), force=force)
+    if failed:
+        names = ", ".join(failed)
+        raise UserError(f"{len(failed)} of {len(configs)} runs failed ({names}), the others are finished; each one's folder says why")
+    return results
+
+
+def _train(
+    configs: Mapping[str, Config], record: Path | None, resume: Mapping[str, Path | None], *, force: bool
+) -> tuple[dict[str, dict[str, Any]], dict[str, UserError]]:
+    """Results of the runs that finished, and why the others did not. `record` (None: none) is written when all have their folders."""
     first = next(iter(configs.values()))
     stop = StopRequest(first.max_minutes)
     configs = {name: with_absolute_paths(config) for name, config in configs.items()}
     check_device(first.device)
     torch.set_num_threads(first.threads)
-    if folders is None:
-        for config in configs.values():
+    for name, config in configs.items():
+        if resume[name] is None:
             check_writable(run_parent(config), remedy=OTHER_LOGDIR)
     datasets = _datasets(configs)
     workers = max(1, min(len(configs), (os.cpu_count() or 1) - first.threads))
@@ -79,46 +102,39 @@ def train_fleet(
         evaluators = shared.enter_context(Evaluators(workers))
         opened: dict[str, ExitStack] = {}
         runs: dict[str, Run] = {}
-        trainers: dict[str, FleetRun] = {}
         environments = {}
         for name, config in configs.items():
             stack = opened[name] = shared.enter_context(ExitStack())
-            environments[name] = stack.enter_context(simulator(config, config_task(config), datasets[name]))
-            resume = None if folders is None else folders[name]
-            runs[name] = stack.enter_context(
-                open_run_folder(config, config_task(config), datasets[name], resume=resume, force=force)
-            )
-        record = record or Path(first.logdir) / f"fleet_{time.strftime('%y-%m%d-%H%M%S')}_{os.getpid()}.json"
-        _write_record(record, runs, failed)
-        shared.enter_context(stop)
-        buffers: dict[int, Any] = {}
-        for name, run in runs.items():
-            trainers[name] = _trainer(run, environments[name])
-            # runs on the same data share it
-            trainers[name].real_buffer = buffers.setdefault(id(run.dataset), trainers[name].real_buffer)
-        networks = FleetNetworks([trainer.policy for trainer in trainers.values()])
-        for name, run in runs.items():
-            restore(run, trainers[name], force=force)
-        _check_steps(trainers)
+            task, dataset = config_task(config), datasets[name]
+            environments[name] = stack.enter_context(simulator(config, task, dataset))
+            runs[name] = stack.enter_context(open_run_folder(config, task, dataset, resume=resume[name], force=force))
+
+        def note() -> None:
+            if record is not None:
+                _write_record(record, runs, failed)
 
         def ended(name: str, reason: UserError) -> None:
             failed[name] = reason
             print(f"{name} has failed and is out of the fleet: {reason}", file=sys.stderr, flush=True)
-            _write_record(record, runs, failed)
+            note()
             with suppress(UserError):  # it is noted in the run's folder, and that is what is wanted
                 opened[name].__exit__(UserError, reason, None)
 
-        trainer = FleetTrainer(trainers, networks, evaluators, ended)
-        stop.gentle, trainer.stop = True, stop
-        try:
-            performance = trainer.train()
-        except Stopped as reason:
-            raise Stopped(f"{reason}; --resume {shlex.quote(str(record))} continues the fleet", code=reason.code) from None
-        results = {name: write_results(runs[name], trainers[name], scores) for name, scores in performance.items()}
-    if failed:
-        names = ", ".join(failed)
-        raise UserError(f"{len(failed)} of {len(configs)} runs failed ({names}), the others are finished; each one's folder says why")
-    return results
+        note()
+        shared.enter_context(stop)
+        shared.enter_context(continuable(record or runs[next(iter(runs))].folder))
+        trainers = {name: _trainer(run, environments[name]) for name, run in runs.items()}
+        buffers: dict[int, Any] = {}
+        for name, trainer in trainers.items():  # runs on the same data share it
+            trainer.real_buffer = buffers.setdefault(id(runs[name].dataset), trainer.real_buffer)
+        networks = FleetNetworks([trainer.policy for trainer in trainers.values()])
+        for name, run in runs.items():
+            restore(run, trainers[name], force=force)
+        _check_steps(trainers)
+        fleet = FleetTrainer(trainers, networks, evaluators, ended)
+        stop.gentle, fleet.stop = True, stop
+        performance = fleet.train()
+        return {name: write_results(runs[name], trainers[name], scores) for name, scores in performance.items()}, failed
 
 
 def _datasets(configs: Mapping[str, Config]) -> dict[str, OfflineDataset]:

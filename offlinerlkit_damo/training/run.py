@@ -46,6 +46,11 @@ def train(config: Config, *, resume: Path | None = None, force: bool = False) ->
     `config` is then `resume.resumed_config`'s. Anything else that has changed since is a UserError unless `force`. Raises Stopped for a run
     that a signal or `max_minutes` ended, after a checkpoint.
     """
+    if config.engine == "graph":
+        # that module imports this one
+        from offlinerlkit_damo.training.fleet_run import train_alone
+
+        return train_alone(config, resume=resume, force=force)
     stop = StopRequest(config.max_minutes)
     config = with_absolute_paths(config)  # it may be continued from another folder
     check_device(config.device)

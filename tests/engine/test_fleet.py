@@ -9,12 +9,14 @@ import pytest
 import torch
 from small_policy import ACT, OBS, make_policy
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from offlinerlkit_damo.config import DAMOConfig
 from offlinerlkit_damo.engine.buffer import DeviceReplayBuffer
 from offlinerlkit_damo.engine.fleet import Batches, Fleet, Member
 from offlinerlkit_damo.engine.fleet_networks import FleetNetworks
 from offlinerlkit_damo.engine.networks import accelerate
+from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.training.averaging import AveragedActor
 
 RUNS, STEPS = 3, 12
@@ -56,11 +58,6 @@ def make_fleet(variant: str, dtype: torch.dtype = torch.float64, **extra: Any) -
     members = [Member(*make_run(run, variant, dtype)) for run in range(RUNS)]
     networks = FleetNetworks([member.policy for member in members])
     return Fleet(members, networks, BATCHES, **extra), members
-
-
-def load_draws(fleet: Fleet, draws: list[dict[str, Tensor]], step: int) -> None:
-    for name, home in fleet.inputs.items():
-        home.copy_(torch.stack([draw[name][step] for draw in draws]))
 
 
 def solo_step(
@@ -105,8 +102,9 @@ def test_every_run_equals_its_solo_run(variant: str, dtype: torch.dtype, toleran
         average.move_to(fleet.mean_actor(run, 0))
     torch.manual_seed(8)
     draws = [fleet.draw(STEPS) for _ in range(RUNS)]
+    fleet.keep(draws)
     for step in range(STEPS):
-        load_draws(fleet, draws, step)
+        fleet.take(step)
         fleet.step()
     fleet.hand_back()
     figures = fleet.collect()
@@ -138,3 +136,93 @@ def test_every_run_equals_its_solo_run(variant: str, dtype: torch.dtype, toleran
             for key, value in want_state.items():
                 torch.testing.assert_close(have_state[key].flatten(), value.flatten(), rtol=0, atol=tolerance * 10)
     assert fleet.collect() == [{} for _ in range(RUNS)]
+
+
+class Watch(TorchDispatchMode):
+    """Remembers the operations that would wait for a device, or bring it numbers from the host."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "lift_fresh", "scalar_tensor")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+        self.all: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        self.all.add(name)
+        boolean = name == "index" and any(x is not None and x.dtype == torch.bool for x in args[1])
+        if any(name.startswith(word) for word in self.WAITING) or boolean:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_nothing_in_a_step_waits_for_the_device(variant: str) -> None:
+    fleet, _ = make_fleet(variant, torch.float32, average=HORIZON)
+    fleet.keep([fleet.draw(4) for _ in range(RUNS)])
+    for step in range(4):
+        fleet.take(step)
+        with Watch() as watch:
+            fleet.step()
+        assert watch.seen == [] and {"baddbmm", "_fused_adam_", "index_select"} <= watch.all
+    with Watch() as watch:
+        torch.tensor([1.0]).item()
+    assert len(watch.seen) == 2  # it sees what it is looking for
+
+
+def test_static_tensors_stay_where_they_are() -> None:
+    """What a captured graph needs: every step reads and writes the same memory, and so does what lies between steps."""
+    fleet, members = make_fleet("stable", torch.float32, average=HORIZON)
+
+    def places() -> list[int]:
+        networks = fleet._networks
+        stacks = (networks.actors, networks.critics, networks.old_critics, networks.classifiers)
+        found = [tensor.data_ptr() for stack in stacks for tensor in (stack.block, stack.grads)]
+        found += [tensor.data_ptr() for tensor in (*fleet.inputs.values(), *vars(fleet).values()) if isinstance(tensor, Tensor)]
+        found += [p.data_ptr() for member in members for p in member.policy.parameters()]
+        states = [state for adam in fleet._adam.values() for state in adam._optim.state.values()]
+        return found + [value.data_ptr() for state in states for value in state.values()]
+
+    before = places()
+    for step in range(3):
+        fleet.keep([fleet.draw(3) for _ in range(RUNS)])
+        fleet.take(step)
+        fleet.step()
+        members[step].fake.add_batch(*(torch.randn(3, n) for n in (OBS, OBS, ACT, 1, 1)))
+        fleet.refresh()
+        fleet.hand_back()
+        fleet.collect()
+    assert places() == before
+    assert fleet._numbers[2][4] == 43  # the third run's synthetic rows
+
+
+def test_rates_follow_the_runs_own_schedules() -> None:
+    fleet, members = make_fleet("stable", torch.float32)
+    before = [member.policy.actor.backbone.model[0].weight.clone() for member in members]
+    for member in members:
+        member.policy.actor_optim.param_groups[0]["lr"] = 0.0
+    fleet.refresh()
+    fleet.keep([fleet.draw(1) for _ in range(RUNS)])
+    fleet.take(0)
+    fleet.step()
+    for member, weight in zip(members, before, strict=True):
+        assert torch.equal(member.policy.actor.backbone.model[0].weight, weight)
+
+
+def test_networks_of_different_shapes_are_refused() -> None:
+    first, second = (make_policy(DAMOConfig(classifier_hidden_dims=(width,)), torch.float32) for width in (16, 8))
+    with pytest.raises(UserError, match="cannot train as a fleet: the members differ in shape; train them one by one"):
+        FleetNetworks([first, second])
+
+
+def test_each_run_draws_by_itself() -> None:
+    """The same generator gives a run the same numbers, however many train beside it."""
+    fleet, _ = make_fleet("stable", torch.float32)
+    member = Member(*make_run(0, "stable", torch.float32))
+    alone = Fleet([member], FleetNetworks([member.policy]), BATCHES)
+    draws = []
+    for each in (fleet, alone):
+        torch.manual_seed(1)
+        draws.append(each.draw(3))
+    assert all(torch.equal(draws[0][name], draws[1][name]) for name in draws[0])
