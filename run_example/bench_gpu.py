@@ -12,6 +12,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from offlinerlkit_damo.training.trainer import DAMOTrainer
 ROWS = 100_000
 CHECKED_STEPS = 20
 TOLERANCE = 1e-7  # of weights after these steps, in float64
+KIT_STYLE, ENGINE = "kit-style step, DAMO", "engine, one run"
 Step = Callable[[], object]
 
 
@@ -142,10 +144,8 @@ def difference(first: Bench, second: Bench, *, capture: tuple[bool, bool]) -> fl
     return max(float((ours - theirs).abs().max()) for ours, theirs in zip(*states, strict=True))
 
 
-def rate(step: Step, device: str, *, warm: int, seconds: float) -> float:
+def rate(step: Step, device: str, seconds: float) -> float:
     """Calls a second."""
-    for _ in range(warm):
-        step()
     _wait(device)
     start, calls = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
@@ -159,6 +159,10 @@ def rate(step: Step, device: str, *, warm: int, seconds: float) -> float:
 def _wait(device: str) -> None:
     if device != "cpu":
         torch.cuda.synchronize(device)
+
+
+def _precision(tf32: bool) -> None:
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -177,7 +181,7 @@ def main(argv: Sequence[str]) -> None:
         check_writable(arguments.json.parent)
     torch.set_num_threads(arguments.threads)
     runs = arguments.runs or ([1, 2] if arguments.quick else [1, 4, 16])
-    seconds, warm = (0.2, 12) if arguments.quick else (10.0, 200)
+    seconds, warm, rounds = (0.2, 12, 1) if arguments.quick else (3.0, 200, 3)
     on_gpu = device != "cpu"
     bench = Bench(device)
     checks = {"cpu": difference(Bench("cpu"), bench, capture=(False, False))}
@@ -189,8 +193,8 @@ def main(argv: Sequence[str]) -> None:
             raise UserError(f"the {name} path does not compute what the eager one does (difference {value:.1e}); no times are given")
     stages: list[tuple[str, int, Callable[[], Step], bool]] = [
         ("kit-style step, MOPO", 1, lambda: bench.solo("reference", ReplayBuffer, "mopo"), False),
-        ("kit-style step, DAMO", 1, lambda: bench.solo("reference", ReplayBuffer), False),
-        ("engine, one run", 1, lambda: bench.solo("fast", DeviceReplayBuffer), False),
+        (KIT_STYLE, 1, lambda: bench.solo("reference", ReplayBuffer), False),
+        (ENGINE, 1, lambda: bench.solo("fast", DeviceReplayBuffer), False),
     ]
     for number in runs:
         stages.append((f"fleet of {number}, eager", number, lambda number=number: bench.stepping(number, capture=False), False))  # type: ignore[misc]
@@ -199,19 +203,30 @@ def main(argv: Sequence[str]) -> None:
             stages.append((name, number, lambda number=number: bench.stepping(number, capture=True), tf32))  # type: ignore[misc]
     what = torch.cuda.get_device_name(device) if on_gpu else platform.machine()
     print(f"{what}, torch {torch.__version__}, CUDA {torch.version.cuda}, host {HOST.name} {HOST.version}, {time.strftime('%Y-%m-%d')}")
-    print(f"{'Hopper sizes, batch 256':28s} {'steps/s':>10s} {'run steps/s':>12s} {'x kit-style DAMO':>17s}")
-    rows: list[dict[str, Any]] = []
+    ready = []
     for name, number, build, tf32 in stages:
-        torch.set_float32_matmul_precision("high" if tf32 else "highest")
-        steps = rate(build(), device, warm=warm, seconds=seconds)
-        row = {"stage": name, "runs": number, "steps_per_second": steps, "run_steps_per_second": steps * number}
-        rows.append(row)
-        kit = next((r["run_steps_per_second"] for r in rows if r["stage"] == "kit-style step, DAMO"), None)
-        ratio = "" if kit is None else f"{steps * number / kit:16.2f}x"
-        print(f"{name:28s} {steps:10.1f} {steps * number:12.1f} {ratio}", flush=True)
-    torch.set_float32_matmul_precision("highest")
+        _precision(tf32)
+        ready.append((name, number, step := build(), tf32))
+        for _ in range(warm):
+            step()
+    measured: dict[str, list[float]] = {}
+    for _ in range(rounds):  # in turns: a machine's speed drifts
+        for name, _, step, tf32 in ready:
+            _precision(tf32)
+            measured.setdefault(name, []).append(rate(step, device, seconds))
+    _precision(False)
+    print(f"{'Hopper sizes, batch 256':24s} {'steps/s':>9s} {'x runs':>9s} {'/ kit-style DAMO':>17s} {'/ engine':>9s}")
+    rows: list[dict[str, Any]] = []
+    total = {name: number * median(measured[name]) for name, number, _, _ in ready}
+    for name, number, _, _ in ready:
+        ratios = {"kit_style_ratio": total[name] / total[KIT_STYLE], "engine_ratio": total[name] / total[ENGINE]}
+        rows.append({"stage": name, "runs": number, "steps_per_second": total[name] / number, **ratios})
+        beside = f"{ratios['kit_style_ratio']:16.2f}x {ratios['engine_ratio']:8.2f}x"
+        print(f"{name:24s} {total[name] / number:9.1f} {total[name]:9.1f} {beside}")
     size = 1000 if arguments.quick else 50_000
-    rollout = 1 / rate(bench.rollout(size), device, warm=1, seconds=seconds / 2)
+    work = bench.rollout(size)
+    work()
+    rollout = 1 / rate(work, device, seconds)
     print(f"a run's rollout of {size} x 5: {rollout:.3f} s")
     if arguments.json is not None:
         about = {"device": what, "torch": str(torch.__version__), "cuda": torch.version.cuda, "date": time.strftime("%Y-%m-%d")}
