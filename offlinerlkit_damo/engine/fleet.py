@@ -282,13 +282,16 @@ class Fleet:
         refined = rewards.squeeze(-1) - self._alpha[:, None] * ell
         discounts = self._gamma[:, None] * (1 - terminals.squeeze(-1))
         figures["damo/refined_reward_real"], figures["damo/refined_reward_fake"] = refined[:, : batches.real], refined[:, batches.real :]
-        phi = self._critic_step(obss, actions, next_obss, refined, discounts, init_obss, figures)
+        # the actors are the same in both steps: one forward pass serves them, only the noise is drawn anew
+        asked = torch.cat([init_obss, next_obss], 1)
+        outputs = self._networks.actors(asked)
+        phi = self._critic_step(obss, actions, next_obss, refined, discounts, init_obss, outputs.detach(), figures)
         weights = self._divergence.actor_weight(phi / self._actor_alpha[:, None, None])
         if self.config.w_max is not None:
             weights = weights.clamp(max=self.config.w_max)
         if shows:
             self._weight_figures(phi, weights, discounts, figures)
-        log_prob = self._actor_step(weights, discounts, init_obss, next_obss, figures)
+        log_prob = self._actor_step(weights, discounts, asked, outputs, figures)
         if self._auto_alpha:
             self._temperature_step(log_prob, figures)
         with torch.no_grad():
@@ -343,13 +346,13 @@ class Fleet:
         refined: Tensor,
         discounts: Tensor,
         init_obss: Tensor,
+        outputs: Tensor,
         figures: dict[str, Tensor],
     ) -> Tensor:
-        """Minimise L_Q; returns the residuals Phi [R, E, B] it was computed from, detached."""
+        """Minimise L_Q; `outputs` are the actors' for s0 and s'. Returns the residuals Phi [R, E, B] it was computed from, detached."""
         config, networks = self.config, self._networks
         num_init, size = init_obss.shape[1], obss.shape[1]
-        with torch.no_grad():
-            policy_actions, log_prob = networks.act(torch.cat([init_obss, next_obss], 1), self.inputs["normal"][:, 0])
+        policy_actions, log_prob = networks.sample(outputs, self.inputs["normal"][:, 0])
         init_actions, next_actions = policy_actions.split([num_init, size], 1)
         # one forward pass for all the pairs the critics are asked about
         pairs = [(obss, actions), (init_obss, init_actions)]

@@ -65,9 +65,9 @@ class FleetNetworks:
         except (ValueError, AttributeError) as error:
             raise UserError(f"these runs cannot train as a fleet: {error}; train them one by one") from None
 
-    def act(self, obss: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """A sample of each policy and its log-probability: [R, B, d] and standard normal [R, B, a] -> [R, B, a], [R, B]."""
-        mean, log_sigma = self.actors(obss).chunk(2, -1)
+    def sample(self, outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """A sample of each policy and its log-probability: the actors' outputs and standard normal noise [R, B, a] -> [R, B, a], [R, B]."""
+        mean, log_sigma = outputs.chunk(2, -1)
         return squashed_gaussian(mean, log_sigma, noise, self._bounds)
 
     def q(self, obss: Tensor, actions: Tensor, *, frozen: bool = False) -> Tensor:
