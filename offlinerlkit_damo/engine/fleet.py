@@ -379,10 +379,10 @@ class Fleet:
         figures["damo/q_batch"], figures["damo/q_init"], figures["damo/phi"] = q, init_q, phi
         return phi.detach()
 
-    def _actor_step(self, weights: Tensor, discounts: Tensor, init_obss: Tensor, next_obss: Tensor, figures: dict[str, Tensor]) -> Tensor:
-        """Ascend the critics' objective; returns log pi(a'|s') [R, B]."""
-        obss, num_init = torch.cat([init_obss, next_obss], 1), init_obss.shape[1]
-        actions, log_prob = self._networks.act(obss, self.inputs["normal"][:, 1])
+    def _actor_step(self, weights: Tensor, discounts: Tensor, obss: Tensor, outputs: Tensor, figures: dict[str, Tensor]) -> Tensor:
+        """Ascend the critics' objective; `obss` are s0 and s', `outputs` the actors' for them. Returns log pi(a'|s') [R, B]."""
+        num_init = self._batches.init
+        actions, log_prob = self._networks.sample(outputs, self.inputs["normal"][:, 1])
         q = self._networks.q(obss, actions, frozen=True)
         next_log_prob = log_prob[:, num_init:]
         next_q = q[..., num_init:] - (self._temperature[:, None] * next_log_prob).unsqueeze(1)
