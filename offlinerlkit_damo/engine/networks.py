@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +12,10 @@ from offlinerlkit_damo.damo.aligned import DataAligned
 from offlinerlkit_damo.damo.maximin import MaximinObjective
 from offlinerlkit_damo.damo.networks import Networks
 from offlinerlkit_damo.damo.terms import Terms
+from offlinerlkit_damo.engine.adam import fused_step
+from offlinerlkit_damo.engine.gaussian import TanhGaussian
 from offlinerlkit_damo.engine.mlp import Layer, StackedMLP
+from offlinerlkit_damo.engine.step import FlatStep
 from offlinerlkit_damo.errors import UserError
 
 
@@ -28,6 +30,7 @@ def accelerate(policy: Any, *, diagnose_every: int = 1) -> None:
     try:
         if isinstance(policy, MaximinObjective) and not hasattr(policy, "critics"):
             policy.networks = FlatNetworks(policy)
+            FlatStep(policy).install()
         if isinstance(policy, DataAligned):
             alignment = policy.data_alignment
             classifier = StackedMLP([[[layer] for layer in _linears(alignment.classifier.network, head=True)]])
@@ -57,14 +60,12 @@ class FlatNetworks(Networks):
         _rebind(policy.critic2_optim, self.critics, 1)
 
     def act(self, obss: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_sigma = self.actor(obss)[0].chunk(2, -1)
-        log_sigma = log_sigma.clamp(*self._log_sigma_range)
-        noise = torch.randn_like(mean)
-        squashed = torch.tanh(mean + log_sigma.exp() * noise)
-        # the noise is what the density sees: its gradient through mean and sample is zero, so it is not asked for
-        density = -0.5 * noise.square() - 0.5 * math.log(2 * math.pi)
-        log_prob = density - log_sigma - torch.log(self._max_action * (1 - squashed.square()) + 1e-6)
-        return self._max_action * squashed, log_prob.sum(-1)
+        sample = self.sample(self.actor(obss)[0])
+        return sample.actions, sample.log_prob()
+
+    def sample(self, outputs: Tensor) -> TanhGaussian:
+        """A sample for each row of the actor's outputs [B, 2a]."""
+        return TanhGaussian(outputs, self._max_action, self._log_sigma_range)
 
     def q(self, obss: Tensor, actions: Tensor) -> Tensor:
         return self.critics(torch.cat([obss, actions], -1)).squeeze(-1)
@@ -75,6 +76,10 @@ class FlatNetworks(Networks):
     @torch.no_grad()
     def old_q(self, obss: Tensor, actions: Tensor) -> Tensor:
         return self.old_critics(torch.cat([obss, actions], -1)).squeeze(-1)
+
+    def step(self, *optims: torch.optim.Optimizer) -> None:
+        for optim in optims:
+            fused_step(optim)
 
     def zero_critics(self) -> None:
         self.critics.grads.zero_()
