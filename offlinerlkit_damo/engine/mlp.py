@@ -34,7 +34,7 @@ class StackedMLP:
             row.grad = grad
         views, grad_views = ([self._views(block, sizes) for block in (self.block, self.grads)])
         self.weights, self.biases = views
-        self._weight_grads, self._bias_grads = grad_views
+        self.weight_grads, self.bias_grads = grad_views
         for m, member in enumerate(members):
             for depth, layer in enumerate(member):
                 self._adopt(layer, m, depth)
@@ -60,8 +60,8 @@ class StackedMLP:
         for linear in layer:
             rows = slice(start, start + linear.out_features)
             for parameter, home, grad in (
-                (linear.weight, self.weights[depth][m, rows], self._weight_grads[depth][m, rows]),
-                (linear.bias, self.biases[depth][m, 0, rows], self._bias_grads[depth][m, 0, rows]),
+                (linear.weight, self.weights[depth][m, rows], self.weight_grads[depth][m, rows]),
+                (linear.bias, self.biases[depth][m, 0, rows], self.bias_grads[depth][m, 0, rows]),
             ):
                 home.copy_(parameter)
                 parameter.data = home
@@ -104,8 +104,8 @@ class StackedMLP:
         for depth in reversed(range(len(inputs))):
             if not frozen:
                 # beta=0 ignores what was there, NaN included
-                self._weight_grads[depth].baddbmm_(grad.mT, inputs[depth], beta=int(accumulate))
-                bias_grad = self._bias_grads[depth]
+                self.weight_grads[depth].baddbmm_(grad.mT, inputs[depth], beta=int(accumulate))
+                bias_grad = self.bias_grads[depth]
                 if accumulate:
                     bias_grad.add_(grad.sum(1, keepdim=True))
                 else:

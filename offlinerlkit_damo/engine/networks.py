@@ -15,6 +15,7 @@ from offlinerlkit_damo.damo.terms import Terms
 from offlinerlkit_damo.engine.adam import fused_step
 from offlinerlkit_damo.engine.gaussian import TanhGaussian
 from offlinerlkit_damo.engine.mlp import Layer, StackedMLP
+from offlinerlkit_damo.engine.ratio import FlatRatio
 from offlinerlkit_damo.engine.step import FlatStep
 from offlinerlkit_damo.errors import UserError
 
@@ -35,7 +36,8 @@ def accelerate(policy: Any, *, diagnose_every: int = 1) -> None:
             alignment = policy.data_alignment
             classifier = StackedMLP([[[layer] for layer in _linears(alignment.classifier.network, head=True)]])
             _rebind(alignment.optim, classifier)
-            alignment.logits = lambda inputs: classifier(inputs)[0].squeeze(-1)
+            ratio = FlatRatio(alignment, classifier)
+            alignment.logits, alignment.descend = ratio.logits, ratio.descend
     except (ValueError, AttributeError) as error:
         raise UserError(f"the fast engine cannot run this policy: {error}; use --engine reference") from None
     if isinstance(policy, Terms):
