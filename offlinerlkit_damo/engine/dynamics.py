@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import count, repeat
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -88,7 +88,7 @@ class RoutedDynamics(EnsembleDynamics):
         if not 0 < held < len(inputs):
             raise ValueError(f"holdout_ratio={holdout_ratio} of {len(inputs)} rows leaves {held} to hold out")
         order = torch.randperm(len(inputs)).int()
-        self.scaler.fit(inputs[order[held:].numpy()])
+        self._fit_scaler(inputs, order[held:].numpy())
         inputs -= self.scaler.mu
         inputs /= self.scaler.std
         # not the elites' own device: the host's set_elites leaves them on the CPU
@@ -97,9 +97,15 @@ class RoutedDynamics(EnsembleDynamics):
         order = order.to(device)
         return x, y, order[held:], order[:held]
 
-    def _epoch(
-        self, x: Tensor, y: Tensor, batches: tuple[Tensor, ...], logvar_loss_coef: float, rates: Iterator[float] = repeat(1.0)
-    ) -> float:
+    def _fit_scaler(self, inputs: np.ndarray, rows: np.ndarray) -> None:
+        """The scaler's fit on these rows, a column at a time: on all at once it takes twice their memory."""
+        statistics = []
+        for column in range(inputs.shape[1]):
+            self.scaler.fit(inputs[rows, column : column + 1])
+            statistics.append((self.scaler.mu, self.scaler.std))
+        self.scaler.mu, self.scaler.std = (np.concatenate(values, 1) for values in zip(*statistics, strict=True))
+
+    def _epoch(self, x: Tensor, y: Tensor, batches: tuple[Tensor, ...], logvar_loss_coef: float, rates: Iterator[float]) -> float:
         """One pass over `batches` of row numbers [E, B], each at its factor of the learning rate; returns the mean loss."""
         model: Any = self.model
         model.train()
@@ -119,7 +125,7 @@ class RoutedDynamics(EnsembleDynamics):
     def _decay(self) -> Iterator[None]:
         """Let the optimiser add the weights' decay, the gradient of decay |weight|^2 / 2, and put its groups back in the end."""
         if type(self.optim) is not torch.optim.Adam:
-            raise UserError(f"the dynamics train with torch.optim.Adam, whose decay is part of the gradient, not {type(self.optim).__name__}")
+            raise UserError(f"the dynamics train with torch.optim.Adam, whose decay is part of the gradient; this is {self.optim}")
         groups = self.optim.param_groups
         decays = {layer.weight: layer.weight_decay for layer in (*self.model.backbones, self.model.output_layer)}
         by_decay: list[dict[str, Any]] = []

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-Layer = Sequence[nn.Linear]
-"""Linear layers that read the same input; their outputs lie side by side."""
+from offlinerlkit_damo.engine.layers import Layer
 
 
 class StackedMLP:
@@ -32,7 +31,7 @@ class StackedMLP:
         self.rows = [nn.Parameter(row) for row in self.block]
         for row, grad in zip(self.rows, self.grads, strict=True):
             row.grad = grad
-        views, grad_views = ([self._views(block, sizes) for block in (self.block, self.grads)])
+        views, grad_views = [self._views(block, sizes) for block in (self.block, self.grads)]
         self.weights, self.biases = views
         self.weight_grads, self.bias_grads = grad_views
         for m, member in enumerate(members):
@@ -77,14 +76,7 @@ class StackedMLP:
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """The input of every layer, and the output [M, B, out]."""
-        layers = [x.expand(len(self.block), *x.shape)]
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            layers.append(torch.baddbmm(bias, layers[-1], weight.mT).relu_())
-        weight, bias = self.weights[-1], self.biases[-1]
-        # one column takes a third of the time as one row
-        narrow = weight.shape[1] == 1
-        layers.append(torch.baddbmm(bias, weight, layers[-1].mT).mT if narrow else torch.baddbmm(bias, layers[-1], weight.mT))
-        return layers
+        return propagate(x.expand(len(self.block), *x.shape), self.weights, self.biases)
 
     def backward(
         self,
@@ -115,6 +107,18 @@ class StackedMLP:
                 grad = torch.bmm(grad, weight)
                 torch.ops.aten.threshold_backward.grad_input(grad, inputs[depth], 0, grad_input=grad)
         return torch.bmm(grad, weight[..., columns]).sum(0) if want_input else None
+
+
+def propagate(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor]:
+    """The inputs of M networks' layers, x [M, B, in] first, and their output: weights [M, out, in], biases [M, 1, out], ReLU between."""
+    layers = [x]
+    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        layers.append(torch.baddbmm(bias, layers[-1], weight.mT).relu_())
+    weight, bias = weights[-1], biases[-1]
+    # one column takes a third of the time as one row
+    narrow = weight.shape[1] == 1
+    layers.append(torch.baddbmm(bias, weight, layers[-1].mT).mT if narrow else torch.baddbmm(bias, layers[-1], weight.mT))
+    return layers
 
 
 class _Apply(torch.autograd.Function):

@@ -74,7 +74,8 @@ class FlatStep:
         least = None
         if config.q_next == "min" or not aligned:
             next_q, least = next_q.min(0, keepdim=True)
-        phi = objective.bellman_residual(refined, discounts, next_q - entropy, q, target_floor=config.target_floor)
+        next_q = next_q - entropy
+        phi = objective.bellman_residual(refined, discounts, next_q, q, target_floor=config.target_floor)
 
         slope = policy.divergence.weight(phi / config.damo_alpha) if aligned else 2 * phi  # dL/dPhi, but for the mean's 1 / B
         grad = torch.zeros_like(online)
@@ -83,8 +84,8 @@ class FlatStep:
             grad[:, size : size + num_init] = policy.init_coef / num_init
         if share > 0:
             through = slope * discounts * (share / size)
-            if config.target_floor is not None:
-                through *= refined + discounts * (next_q - entropy) >= config.target_floor
+            if config.target_floor is not None:  # a target on the floor does not move with Q(s', a')
+                through *= refined + discounts * next_q >= config.target_floor
             if least is None:
                 grad[:, size + num_init :] = through
             else:
@@ -113,7 +114,7 @@ class FlatStep:
         log_prob_grad = -temperature * grad.sum(0)
         log_prob_grad[:num_init] = 0  # no entropy in Q(s0)
         self._descend_actor(inputs, sample, log_prob_grad, q_inputs, grad)
-        next_log_prob = log_prob[num_init:]
+        next_log_prob: Tensor = log_prob[num_init:]
         if policy._diagnoses:
             next_q = q[:, num_init:] - temperature * next_log_prob
             figures["loss/actor"] = objective.actor_loss(weights, discounts, next_q, q[:, :num_init], init_coef=policy.init_coef).mean()
@@ -124,7 +125,7 @@ class FlatStep:
         """The ordinary SAC actor on the batch's states; returns log pi(a|s) [B]."""
         temperature, size = self._policy._alpha, len(obss)
         inputs, outputs = self._actor_pass(obss)
-        sample = self._networks.sample(outputs)
+        sample: TanhGaussian = self._networks.sample(outputs)
         log_prob = sample.log_prob()
         *q_inputs, q = self._networks.critics.forward(torch.cat([obss, sample.actions], -1))
         q = q.squeeze(-1)
@@ -135,7 +136,7 @@ class FlatStep:
         return log_prob
 
     def _actor_pass(self, obss: Tensor) -> ActorPass:
-        """The actor's forward pass on the last rows that the critics' step asked about, which are `obss` [B, d]; a new one if it did not."""
+        """The actor's forward pass on the last rows that the critics' step asked about, which are `obss` [B, d], or a new one."""
         if self._pass is None:
             *inputs, outputs = self._networks.actor.forward(obss)
             return ActorPass(inputs, outputs[0])
