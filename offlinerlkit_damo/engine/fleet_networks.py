@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from offlinerlkit_damo.engine.mlp import Layer, StackedMLP
-from offlinerlkit_damo.engine.networks import action_bounds, actor_layers, classifier_layers, critic_layers, rebind, squashed_gaussian
+from offlinerlkit_damo.engine.adam import fused_step
+from offlinerlkit_damo.engine.gaussian import TanhGaussian
+from offlinerlkit_damo.engine.layers import Layer, critic_layers, linears, tanh_gaussian_layers
+from offlinerlkit_damo.engine.mlp import StackedMLP, propagate
+from offlinerlkit_damo.engine.networks import rebind
 from offlinerlkit_damo.errors import UserError
 
 
@@ -29,15 +32,8 @@ class RunsMLP(StackedMLP):
     def differentiable(self) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The block as a leaf of autograd's own graph, and the networks as a function of it: for gradients of gradients."""
         leaf = self.block.detach().requires_grad_()
-        weights, biases = self._views(leaf)
-
-        def networks(x: Tensor) -> Tensor:
-            x = self._spread(x)
-            for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-                x = torch.relu(torch.baddbmm(bias, x, weight.mT))
-            return torch.baddbmm(biases[-1], x, weights[-1].mT)
-
-        return leaf, networks
+        views = self._views(leaf)
+        return leaf, lambda x: propagate(self._spread(x), *views)[-1]
 
 
 class FleetNetworks:
@@ -49,14 +45,16 @@ class FleetNetworks:
 
     def __init__(self, policies: Sequence[Any]) -> None:
         try:
-            (self._bounds,) = {action_bounds(policy.actor) for policy in policies}
-            self.actors = RunsMLP([actor_layers(policy.actor) for policy in policies])
+            actors = [tanh_gaussian_layers(policy.actor) for policy in policies]
+            (self._squashing,) = {squashing for _, squashing in actors}
+            self.actors = RunsMLP([layers for layers, _ in actors])
             critics, old = (
                 [critic_layers(getattr(policy, name)) for policy in policies for name in names]
                 for names in (("critic1", "critic2"), ("critic1_old", "critic2_old"))
             )
             self.critics, self.old_critics = RunsMLP(critics, each=2), RunsMLP(old, each=2)
-            self.classifiers = RunsMLP([classifier_layers(policy.data_alignment.classifier) for policy in policies])
+            classifiers = [linears(policy.data_alignment.classifier.network, head=True) for policy in policies]
+            self.classifiers = RunsMLP([[[layer] for layer in layers] for layers in classifiers])
             for r, policy in enumerate(policies):
                 rebind(policy.actor_optim, self.actors, r)
                 rebind(policy.critic1_optim, self.critics, 2 * r)
@@ -67,8 +65,8 @@ class FleetNetworks:
 
     def sample(self, outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """A sample of each policy and its log-probability: the actors' outputs and standard normal noise [R, B, a] -> [R, B, a], [R, B]."""
-        mean, log_sigma = outputs.chunk(2, -1)
-        return squashed_gaussian(mean, log_sigma, noise, self._bounds)
+        sample = TanhGaussian(outputs, *self._squashing, noise=noise)
+        return sample.actions, sample.log_prob()
 
     def q(self, obss: Tensor, actions: Tensor, *, frozen: bool = False) -> Tensor:
         """Q_i(s, a) [R, E, B], with gradients for the critics, or `frozen` for the actions only."""
@@ -128,7 +126,7 @@ class FleetAdam:
 
     def step(self) -> None:
         """One step of all."""
-        self._optim.step()
+        fused_step(self._optim)
 
     def follow_rates(self) -> None:
         """Take the learning rates that the optimisers have now; those that began with the same one must still have the same."""

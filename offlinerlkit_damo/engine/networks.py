@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from offlinerlkit_damo.damo.aligned import DataAligned
 from offlinerlkit_damo.damo.maximin import MaximinObjective
 from offlinerlkit_damo.damo.networks import Networks
 from offlinerlkit_damo.damo.terms import Terms
-from offlinerlkit_damo.engine.mlp import Layer, StackedMLP
+from offlinerlkit_damo.engine.adam import fused_step
+from offlinerlkit_damo.engine.gaussian import TanhGaussian
+from offlinerlkit_damo.engine.inconsistency import Inconsistency
+from offlinerlkit_damo.engine.layers import critic_layers, linears, tanh_gaussian_layers
+from offlinerlkit_damo.engine.mlp import StackedMLP
+from offlinerlkit_damo.engine.ratio import FlatRatio
+from offlinerlkit_damo.engine.step import FlatStep
 from offlinerlkit_damo.errors import UserError
 
 
@@ -29,11 +32,15 @@ def accelerate(policy: Any, *, diagnose_every: int = 1) -> None:
     try:
         if isinstance(policy, MaximinObjective) and not hasattr(policy, "critics"):
             policy.networks = FlatNetworks(policy)
+            FlatStep(policy).install()
+        if hasattr(policy, "compute_lcb"):
+            policy.compute_lcb = Inconsistency(policy)
         if isinstance(policy, DataAligned):
-            alignment = policy.data_alignment
-            classifier = StackedMLP([classifier_layers(alignment.classifier)])
+            alignment: Any = policy.data_alignment
+            classifier = StackedMLP([[[layer] for layer in linears(alignment.classifier.network, head=True)]])
             rebind(alignment.optim, classifier)
-            alignment.logits = lambda inputs: classifier(inputs)[0].squeeze(-1)
+            ratio = FlatRatio(alignment, classifier)
+            alignment.logits, alignment.descend = ratio.logits, ratio.descend
     except (ValueError, AttributeError) as error:
         raise UserError(f"the fast engine cannot run this policy: {error}; use --engine reference") from None
     if isinstance(policy, Terms):
@@ -45,8 +52,8 @@ class FlatNetworks(Networks):
 
     def __init__(self, policy: Any) -> None:
         super().__init__(policy)
-        self.bounds = action_bounds(policy.actor)
-        self.actor = StackedMLP([actor_layers(policy.actor)])
+        layers, self._squashing = tanh_gaussian_layers(policy.actor)
+        self.actor = StackedMLP([layers])
         self.critics = StackedMLP([critic_layers(critic) for critic in (policy.critic1, policy.critic2)])
         self.old_critics = StackedMLP([critic_layers(critic) for critic in (policy.critic1_old, policy.critic2_old)])
         rebind(policy.actor_optim, self.actor)
@@ -54,8 +61,12 @@ class FlatNetworks(Networks):
         rebind(policy.critic2_optim, self.critics, 1)
 
     def act(self, obss: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_sigma = self.actor(obss)[0].chunk(2, -1)
-        return squashed_gaussian(mean, log_sigma, torch.randn_like(mean), self.bounds)
+        sample = self.sample(self.actor(obss)[0])
+        return sample.actions, sample.log_prob()
+
+    def sample(self, outputs: Tensor) -> TanhGaussian:
+        """A sample for each row of the actor's outputs [B, 2a]."""
+        return TanhGaussian(outputs, *self._squashing)
 
     def q(self, obss: Tensor, actions: Tensor) -> Tensor:
         return self.critics(torch.cat([obss, actions], -1)).squeeze(-1)
@@ -67,6 +78,10 @@ class FlatNetworks(Networks):
     def old_q(self, obss: Tensor, actions: Tensor) -> Tensor:
         return self.old_critics(torch.cat([obss, actions], -1)).squeeze(-1)
 
+    def step(self, *optims: torch.optim.Optimizer) -> None:
+        for optim in optims:
+            fused_step(optim)
+
     def zero_critics(self) -> None:
         self.critics.grads.zero_()
 
@@ -76,61 +91,6 @@ class FlatNetworks(Networks):
     @torch.no_grad()
     def sync(self) -> None:
         self.old_critics.block.lerp_(self.critics.block, self.policy._tau)
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """Of a tanh-Gaussian: the largest action, and the range of the logarithm of its deviation."""
-
-    action: float
-    log_sigma: tuple[float, float]
-
-
-def action_bounds(actor: Any) -> Bounds:
-    """Of the kit's actor. Raises ValueError unless its mean is free and its deviation depends on the observation."""
-    dist = actor.dist_net
-    if not (dist._unbounded and dist._c_sigma):
-        raise ValueError("its actor's mean is bounded, or its deviation does not depend on the observation")
-    return Bounds(float(dist._max), (dist._sigma_min, dist._sigma_max))
-
-
-def squashed_gaussian(mean: Tensor, log_sigma: Tensor, noise: Tensor, bounds: Bounds) -> tuple[Tensor, Tensor]:
-    """The action that standard normal `noise` gives, and its log-probability: [..., a] each -> [..., a], [...]."""
-    log_sigma = log_sigma.clamp(*bounds.log_sigma)
-    squashed = torch.tanh(mean + log_sigma.exp() * noise)
-    # the noise is what the density sees: its gradient through mean and sample is zero, so it is not asked for
-    density = -0.5 * noise.square() - 0.5 * math.log(2 * math.pi)
-    log_prob = density - log_sigma - torch.log(bounds.action * (1 - squashed.square()) + 1e-6)
-    return bounds.action * squashed, log_prob.sum(-1)
-
-
-def actor_layers(actor: Any) -> list[Layer]:
-    """Of the kit's actor, mean and deviation side by side at the end."""
-    return [*([layer] for layer in _linears(actor.backbone)), [actor.dist_net.mu, actor.dist_net.sigma]]
-
-
-def critic_layers(critic: Any) -> list[Layer]:
-    """Of the kit's critic."""
-    return [[layer] for layer in (*_linears(critic.backbone), critic.last)]
-
-
-def classifier_layers(classifier: Any) -> list[Layer]:
-    """Of the classifier."""
-    return [[layer] for layer in _linears(classifier.network, head=True)]
-
-
-def _linears(module: nn.Module, *, head: bool = False) -> list[nn.Linear]:
-    """The linear layers of an MLP, each followed by ReLU; with `head` the last one is bare."""
-    linears: list[nn.Linear] = []
-    leaves = [leaf for leaf in module.modules() if not list(leaf.children())]
-    for leaf, following in pairwise([*leaves, None]):
-        if isinstance(leaf, nn.Linear):
-            if not (following is None if head and leaf is leaves[-1] else isinstance(following, nn.ReLU)):
-                raise ValueError("a linear layer is not followed by ReLU")
-            linears.append(leaf)
-        elif not isinstance(leaf, nn.ReLU):
-            raise ValueError(f"a layer is neither linear nor ReLU: {leaf}")
-    return linears
 
 
 def rebind(optim: torch.optim.Optimizer, network: StackedMLP, member: int = 0) -> None:
