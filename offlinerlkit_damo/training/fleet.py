@@ -173,7 +173,7 @@ class FleetRun(DAMOTrainer):
         episodes, state = None, None
         if self._evaluates_after(epoch):
             with self._evaluated_actor():
-                weights = self.policy.state_dict()
+                weights = self._weights()
                 save_torch(weights, Path(self.logger.checkpoint_dir) / "policy.pth")
                 if self.eval_env is not None:
                     actor = {name: value for name, value in weights.items() if name.startswith("actor.")}
@@ -209,6 +209,10 @@ class FleetRun(DAMOTrainer):
     def finish(self) -> dict[str, float]:
         """Save what the run leaves behind; returns its performance."""
         return self._finish()
+
+    def _weights(self) -> dict[str, Any]:
+        # they are parts of the whole fleet's storage, which would be saved with each of them
+        return {name: value.clone() for name, value in self.policy.state_dict().items()}
 
     def state_dict(self, *, synthetic: bool = True) -> dict[str, Any]:
         """As a DAMOTrainer's, with which it may go on alone; and the draw that its next random numbers come from."""

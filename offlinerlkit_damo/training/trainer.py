@@ -123,10 +123,15 @@ class DAMOTrainer(MBPolicyTrainer):
                     raise reason
         return self._finish()
 
+    def _weights(self) -> dict[str, Any]:
+        """The policy's weights and buffers, as they are saved."""
+        weights: dict[str, Any] = self.policy.state_dict()
+        return weights
+
     def _finish(self) -> dict[str, float]:
         """Save what the run leaves behind; returns its performance."""
         with self._evaluated_actor():
-            save_torch(self.policy.state_dict(), Path(self.logger.model_dir) / "policy.pth")
+            save_torch(self._weights(), Path(self.logger.model_dir) / "policy.pth")
         if not self._model_free:
             self.policy.dynamics.save(self.logger.model_dir)
         scores = self.evaluations["score"]
@@ -172,7 +177,7 @@ class DAMOTrainer(MBPolicyTrainer):
             with self._evaluated_actor():
                 if self.eval_env is not None:
                     bar.set_postfix_str(f"score {self._log_scores():.1f}", refresh=False)
-                save_torch(self.policy.state_dict(), Path(self.logger.checkpoint_dir) / "policy.pth")
+                save_torch(self._weights(), Path(self.logger.checkpoint_dir) / "policy.pth")
         findings = self._report(self._timestep, figures)
         if findings and self.stop_on_warning:
             if self.checkpoints is not None:
@@ -234,7 +239,7 @@ class DAMOTrainer(MBPolicyTrainer):
             "means": self._means,
             "evaluations": self.evaluations,
             "warnings": self.warnings,
-            "policy": policy_state(self.policy),
+            "policy": {**policy_state(self.policy), "weights": self._weights()},
             "numbers": self._numbers,
             "random": random_state(),
         }

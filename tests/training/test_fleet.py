@@ -178,6 +178,9 @@ def test_the_graph_engine_is_a_fleet_of_one(tmp_path: Path, fleet: Any, monkeypa
     folder = folder_of(tmp_path / "alone", 2)
     train(resumed_config(folder, {}), resume=folder)
     other = folder_of(tmp_path / "fleet", 2)
+    for name in ("model/policy.pth", "checkpoint/policy.pth", "checkpoint/last.ckpt", "checkpoint/best.ckpt"):
+        sizes = [(path / name).stat().st_size for path in (folder, other)]
+        assert abs(sizes[0] - sizes[1]) < 5000, name  # nothing of the other runs
     pd.testing.assert_frame_equal(table(folder), table(other), rtol=1e-4, atol=1e-5)
     assert (folder / "result" / "results.json").exists() and not list((tmp_path / "alone").glob("fleet_*.json"))
     with pytest.raises(UserError, match="has algo_name mopo, which a fleet does not have"):
