@@ -181,7 +181,7 @@ def main(argv: Sequence[str]) -> None:
         check_writable(arguments.json.parent)
     torch.set_num_threads(arguments.threads)
     runs = arguments.runs or ([1, 2] if arguments.quick else [1, 4, 16])
-    seconds, warm, rounds = (0.2, 12, 1) if arguments.quick else (3.0, 200, 3)
+    seconds, warm, rounds = (0.1, 4, 1) if arguments.quick else (3.0, 200, 3)
     on_gpu = device != "cpu"
     bench = Bench(device)
     checks = {"cpu": difference(Bench("cpu"), bench, capture=(False, False))}

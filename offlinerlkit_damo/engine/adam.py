@@ -17,6 +17,7 @@ def fused_step(optim: torch.optim.Optimizer) -> None:
     if not (type(optim) is torch.optim.Adam and optim.state and all(group["fused"] for group in optim.param_groups)):
         optim.step()
         return
+    optim._opt_called = True  # type: ignore[attr-defined]  # a schedule would warn that there was no step, after a checkpoint
     for group in optim.param_groups:
         params = [p for p in group["params"] if p.grad is not None]
         states: list[dict[str, Any]] = [optim.state[p] for p in params]

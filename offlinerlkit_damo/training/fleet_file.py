@@ -30,7 +30,7 @@ def read_fleet(path: Path, flags: Mapping[str, Any]) -> dict[str, Config]:
     for part in content:
         if part not in PARTS:
             raise unknown("part of a fleet", part, PARTS)
-    shared = content.get("options") or {}
+    shared = {} if content.get("options") is None else content["options"]
     if not isinstance(shared, dict):
         raise UserError(f"`options` of the fleet {str(path)!r} is no mapping")
     configs: dict[str, Config] = {}
