@@ -51,7 +51,8 @@ class FlatRatio:
             behind.append(torch.bmm(behind[-1], weight) * mask)
         slope = torch.bmm(behind[-1], network.weights[0])
         norm = torch.linalg.vector_norm(slope, dim=-1, keepdim=True)
-        ahead = self._config.classifier_gradient_penalty * 2 / n * (norm - 1) * slope / norm
+        direction = slope / norm.clamp(min=torch.finfo(norm.dtype).tiny)  # none where the network is flat
+        ahead = self._config.classifier_gradient_penalty * 2 / n * (norm - 1) * direction
         for depth, grad in enumerate(reversed(behind)):
             network.weight_grads[depth].baddbmm_(grad.mT, ahead)
             if depth < len(masks):
