@@ -9,12 +9,15 @@ from pathlib import Path
 
 from offlinerlkit_damo.data_command import add_data_flags
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.flags import Parser, add_config_flags, parse_config, run_command, train_and_report
+from offlinerlkit_damo.flags import Parser, add_config_flags, parse_config, run_command, train_and_report, train_fleet_and_report
 
 HOST_VARIABLE = "OFFLINERLKIT_DAMO_HOST"  # kit.host's, which cannot be imported before it is set
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    if arguments.fleet is not None or (arguments.resume is not None and arguments.resume.suffix == ".json"):
+        train_fleet_and_report(arguments)
+        return
     train_and_report(parse_config(arguments), resume=arguments.resume, force=arguments.force)
 
 
@@ -158,6 +161,7 @@ def main(argv: Sequence[str]) -> None:
 
     usage = "%(prog)s [--algo damo|mopo] [--task TASK] [flags]"
     train = commands.add_parser("train", help="train a policy; run_example/run_<algo>.py are the same code", usage=usage)
+    train.add_argument("--fleet", type=Path, metavar="FILE", help="train the runs in this YAML file together (docs/fleet.md)")
     add_config_flags(train)
     train.set_defaults(run=_train)
 

@@ -212,7 +212,8 @@ class Config:
     eval_every: int = option(1, "epochs between evaluations", least=1)
     batch_size: int = option(256, "transitions in a batch, real and synthetic", least=2)
     engine: str = option(
-        "fast", "fast = flat storage and batched twins, reference = the host's modules; equal to rounding", choices=("fast", "reference")
+        "fast", "fast = flat storage and batched twins, reference = the host's modules, equal to rounding; graph = a fleet of one run "
+        "(docs/fleet.md), whose step a GPU replays as one CUDA graph", choices=("fast", "reference", "graph"),
     )
     device: str = option("cpu", "torch device: cpu, cuda or cuda:N")
     threads: int = option(1, "torch threads on the CPU", least=1)

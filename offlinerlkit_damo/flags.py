@@ -50,7 +50,8 @@ def add_config_flags(parser: argparse.ArgumentParser, algo_name: str | None = No
     shown_names = {name for name in options() if algo_name is None or algo_name in readers(name)}
     groups = {section: parser.add_argument_group(TITLES[section]) for section in SECTIONS if shown_names & set(names_of(section))}
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of options; flags override it")
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="continue the interrupted run in this folder, with its own options")
+    resume = "continue the interrupted run in this folder, or the fleet of this .json file, with its own options"
+    parser.add_argument("--resume", type=Path, metavar="RUN", help=resume)
     parser.add_argument("--force", action="store_true", help="continue it even if options, data, host or versions have changed")
     for name, field in options().items():
         several = str(option_types()[name]).startswith("tuple")
@@ -135,3 +136,30 @@ def train_and_report(config: Config, *, resume: Path | None = None, force: bool 
     beside = "" if mean is None else f" (dataset mean {mean:.1f})"
     print(f"last 10 evaluations: {results['last_10_performance']:.1f} normalised points{beside}\nrun folder: {folder}")
     return folder
+
+
+def train_fleet_and_report(arguments: argparse.Namespace) -> None:
+    """Train the runs of `--fleet`, or go on with those of `--resume` RECORD.json; draw every learning curve, print every score."""
+    # here, so that --help does not wait for torch
+    from offlinerlkit_damo.report.curve import draw_learning_curve
+    from offlinerlkit_damo.training.fleet_file import read_fleet
+    from offlinerlkit_damo.training.fleet_run import resumed_fleet, train_fleet
+
+    if arguments.config is not None:
+        raise UserError("--config has no effect on a fleet, whose file has the options of its runs")
+    if arguments.fleet is not None and arguments.resume is not None:
+        raise UserError("--fleet begins a fleet and --resume continues one; leave one out")
+    if arguments.force and arguments.resume is None:
+        raise UserError("--force has no effect without --resume")
+    flags = {name: value for name, value in vars(arguments).items() if name in options()}
+    if arguments.fleet is not None:
+        results = train_fleet(read_fleet(arguments.fleet, flags))
+    else:
+        configs, folders = resumed_fleet(arguments.resume, flags)
+        results = train_fleet(configs, record=arguments.resume, folders=folders, force=arguments.force)
+    for name, result in results.items():
+        folder, score = Path(result["folder"]), result["last_10_performance"]
+        if score is not None:
+            draw_learning_curve([folder], folder / "result" / "learning_curve.png")
+        judged = "not evaluated" if score is None else f"last 10 evaluations: {score:.1f} normalised points"
+        print(f"{name}: {judged}; run folder: {folder}")

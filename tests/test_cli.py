@@ -219,9 +219,9 @@ def test_every_flag_is_explained(command: str, capsys: pytest.CaptureFixture[str
 
 
 def test_train_has_a_flag_for_every_option(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The flags of `train` are the options of the configuration and four that are not."""
+    """The flags of `train` are the options of the configuration and five that are not."""
     found = set(explanations(help_of(["train"], capsys, monkeypatch)))
-    assert found == {f"--{name.replace('_', '-')}" for name in options()} | {"--config", "--resume", "--force", "--help"}
+    assert found == {f"--{name.replace('_', '-')}" for name in options()} | {"--fleet", "--config", "--resume", "--force", "--help"}
 
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "run_example"
@@ -154,3 +155,21 @@ def test_the_other_algorithms_train_and_leave_results(name: str, runs: Runs) -> 
     assert (made / "model" / "policy.pth").is_file()
     # RAMBO's model sees standardised observations and is a model of its own
     assert len(list((folder / "cache" / "dynamics").iterdir())) <= 2
+
+
+def test_bench_gpu_without_a_gpu(tmp_path: Path) -> None:
+    done = run_script("bench_gpu.py", tmp_path, "--device", "cpu", "--quick", "--json", "table.json")
+    assert done.returncode == 0, done.stderr
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert [row["stage"] for row in table["stages"][-2:]] == ["fleet of 1, eager", "fleet of 2, eager"]
+    assert all(row["steps_per_second"] > 0 for row in table["stages"]) and table["quick"]
+    assert set(table["differences"]) == {"cpu"} and table["differences"]["cpu"] <= 1e-7
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_bench_gpu_says_that_there_is_none(tmp_path: Path) -> None:
+    done = run_script("bench_gpu.py", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: torch sees no CUDA device on this machine, so there is nothing to measure; --device cpu --quick tries the script\n"
+    )

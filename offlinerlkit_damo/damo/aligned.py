@@ -28,7 +28,11 @@ class DataAligned(Terms):
         """One step of the classifier and of the host policy on refined rewards; returns both's figures (docs/metrics.md)."""
         if not self.config.data_alignment:
             return super().learn(batch)
-        shown = self._shown_ratio(self._learn_ratio(batch))
+        # not every step updates the classifier: after a step that diagnoses its next figures are due
+        self._ratio_due = self._ratio_due or self._diagnoses
+        shown = self._shown(self._learn_ratio(batch), due=self._ratio_due)
+        if shown:
+            self._ratio_due = False
         figures: dict[str, Tensor] = {}
         refined = self._refined(batch["real"], batch["fake"], figures)
         shown |= self._shown(figures)
@@ -39,17 +43,9 @@ class DataAligned(Terms):
             self._standardise()
         figures: dict[str, Tensor] = {}
         for sample in batch.get("classifier", [batch] * self.data_alignment.updates_due()):
-            figures = self.data_alignment.update(sample["real"], sample["fake"])
+            figures = self.data_alignment.update(sample["real"], sample["fake"], diagnose=self._ratio_due)
         self.data_alignment.advance()
         return figures
-
-    def _shown_ratio(self, figures: dict[str, Tensor]) -> dict[str, float]:
-        # not every step updates the classifier: after a step that diagnoses its next figures are due
-        self._ratio_due = self._ratio_due or self._diagnoses
-        shown = self._shown(figures, due=self._ratio_due)
-        if shown:
-            self._ratio_due = False
-        return shown
 
     def _standardise(self) -> None:
         # the dynamics' scaler knows the dataset's statistics; it is fitted after the policy is built, so this waits for the first step

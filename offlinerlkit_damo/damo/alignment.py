@@ -66,25 +66,32 @@ class DataAlignment(nn.Module):
         """Count one policy step."""
         self._credit += self.config.classifier_updates_per_step - self.updates_due()
 
-    def update(self, real: Batch, fake: Batch) -> dict[str, Tensor]:
-        """One optimiser step on transitions of both kinds (n_R and n_M may differ); returns loss and accuracy."""
-        config = self.config
+    def update(self, real: Batch, fake: Batch, *, diagnose: bool = True) -> dict[str, Tensor]:
+        """One optimiser step on transitions of both kinds (n_R and n_M may differ); returns loss and accuracy if it is to `diagnose`."""
+        noise = self.config.classifier_input_noise
         inputs = [self.classifier.standardise(b["observations"], b["actions"], b["next_observations"]) for b in (fake, real)]
-        if config.classifier_input_noise > 0:
-            inputs = [x + config.classifier_input_noise * torch.randn_like(x) for x in inputs]
-        n_fake, n_real = len(inputs[0]), len(inputs[1])
-        fake_logits, real_logits = self.logits(torch.cat(inputs)).split([n_fake, n_real])
-        loss = classifier_loss(fake_logits, real_logits, label_smoothing=config.classifier_label_smoothing)
-        objective = loss
+        if noise > 0:
+            inputs = [x + noise * torch.randn_like(x) for x in inputs]
+        fake_logits, real_logits = self.descend(*inputs)
+        if not diagnose:
+            return {}
+        with torch.no_grad():
+            loss = classifier_loss(fake_logits, real_logits, label_smoothing=self.config.classifier_label_smoothing)
+            # balanced over the two kinds, so that an uneven batch does not make a constant guess look good
+            accuracy = ((fake_logits > 0).float().mean() + (real_logits <= 0).float().mean()) / 2
+        return {"loss/classifier": loss, "damo/classifier_accuracy": accuracy}
+
+    def descend(self, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """One optimiser step on standardised inputs [n, 2d + a] of either kind; returns the logits that it was computed from."""
+        config = self.config
+        fake_logits, real_logits = self.logits(torch.cat([fake, real])).split([len(fake), len(real)])
+        objective = classifier_loss(fake_logits, real_logits, label_smoothing=config.classifier_label_smoothing)
         if config.classifier_gradient_penalty > 0:
-            objective = loss + config.classifier_gradient_penalty * gradient_penalty(self.classifier, *inputs)
+            objective = objective + config.classifier_gradient_penalty * gradient_penalty(self.classifier, fake, real)
         self.optim.zero_grad(set_to_none=False)
         objective.backward()
         self.optim.step()
-        with torch.no_grad():
-            # balanced over the two kinds, so that an uneven batch does not make a constant guess look good
-            accuracy = ((fake_logits > 0).float().mean() + (real_logits <= 0).float().mean()) / 2
-        return {"loss/classifier": loss.detach(), "damo/classifier_accuracy": accuracy}
+        return fake_logits, real_logits
 
     @torch.no_grad()
     def log_ratio(self, obss: Tensor, actions: Tensor, next_obss: Tensor, *, real_share: float) -> Tensor:

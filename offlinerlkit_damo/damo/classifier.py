@@ -31,16 +31,17 @@ def classifier_loss(fake_logits: Tensor, real_logits: Tensor, *, label_smoothing
     return loss
 
 
-def gradient_penalty(logits: Logits, fake: Tensor, real: Tensor) -> Tensor:
-    """mean (|grad_x d(x)| - 1)^2 at random points between fake and real inputs (Gulrajani et al. 2017): [n, in] each -> [].
+def gradient_penalty(logits: Logits, fake: Tensor, real: Tensor, *, mix: Tensor | None = None) -> Tensor:
+    """mean (|grad_x d(x)| - 1)^2 at random points between fake and real inputs (Gulrajani et al. 2017): [..., n, in] each -> [...].
 
-    The longer batch is cut to the shorter one's length.
+    The longer batch is cut to the shorter one's length. `mix` [..., n, 1] in [0, 1) says where between them, None: anywhere.
     """
-    n = min(len(fake), len(real))
-    mix = torch.rand(n, 1, device=fake.device, dtype=fake.dtype)
-    between = (mix * fake[:n] + (1 - mix) * real[:n]).requires_grad_()
+    n = min(fake.shape[-2], real.shape[-2])
+    if mix is None:
+        mix = torch.rand(*fake.shape[:-2], n, 1, device=fake.device, dtype=fake.dtype)
+    between = (mix * fake[..., :n, :] + (1 - mix) * real[..., :n, :]).requires_grad_()
     (slope,) = torch.autograd.grad(logits(between).sum(), between, create_graph=True)
-    penalty: Tensor = (torch.linalg.vector_norm(slope, dim=-1) - 1).square().mean()
+    penalty: Tensor = (torch.linalg.vector_norm(slope, dim=-1) - 1).square().mean(-1)
     return penalty
 
 

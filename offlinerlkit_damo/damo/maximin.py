@@ -143,8 +143,7 @@ class MaximinObjective(Terms):
         return [[cast(Tensor, p.grad).clone() for p in critic.parameters()] for critic in self.networks.online]
 
     def _apply_critics(self) -> None:
-        for optim in self.networks.critic_optims:
-            optim.step()
+        self.networks.step(*self.networks.critic_optims)
 
     # ---- actor ---------------------------------------------------------------------------------------------------------------------
 
@@ -177,7 +176,7 @@ class MaximinObjective(Terms):
     def _apply_actor(self, loss: Tensor, figures: dict[str, Tensor]) -> None:
         self.networks.zero_actor()
         loss.backward()
-        self.actor_optim.step()
+        self.networks.step(self.actor_optim)
         figures["loss/actor"] = loss
 
     def _temperature_step(self, log_prob: Tensor, figures: dict[str, Tensor]) -> None:
@@ -185,7 +184,7 @@ class MaximinObjective(Terms):
         gap = (log_prob.detach() + self._target_entropy).mean()
         loss = -self._log_alpha.detach() * gap
         self._log_alpha.grad = (-gap).reshape(self._log_alpha.shape)  # the loss is linear: its gradient needs no graph
-        self.alpha_optim.step()
+        self.networks.step(self.alpha_optim)
         self._alpha = self._log_alpha.detach().exp().clamp(0.0, 1.0)  # the host's bound
         figures["loss/alpha"], figures["alpha"] = loss, self._alpha
 

@@ -49,6 +49,11 @@ class Networks:
         """Q_i(s, a) [E, B] of the target critics, without gradients."""
         return torch.stack([critic(obss, actions).squeeze(-1) for critic in self.old])
 
+    def step(self, *optims: torch.optim.Optimizer) -> None:
+        """One step of each of these optimisers."""
+        for optim in optims:
+            optim.step()
+
     def zero_critics(self) -> None:
         """Zero the critics' gradients, in place: the engine's are views."""
         for optim in self.critic_optims:

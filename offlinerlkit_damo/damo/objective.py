@@ -5,6 +5,7 @@
 
 Shapes: every function works over a trailing batch dimension B, leading dimensions are independent (twin critics E, or stacked runs), so
 `[B]`, `[E, B]` and `[R, E, B]` share this code. m = 1 - terminal. All losses return one value per leading index; callers sum or average.
+Coefficients are numbers or, one for each leading index, tensors that broadcast to it.
 Imports torch only, so that it can be read beside the paper and reused anywhere.
 """
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 Conjugate = Callable[[Tensor], Tensor]
+Coefficient = Tensor | float
 
 
 def bellman_residual(
@@ -37,9 +39,14 @@ def bellman_residual(
     return targets - q
 
 
-def critic_loss(conjugate: Conjugate, phi: Tensor, init_q: Tensor, *, alpha: float, init_coef: float) -> Tensor:
+def critic_loss(conjugate: Conjugate, phi: Tensor, init_q: Tensor, *, alpha: Coefficient, init_coef: Coefficient) -> Tensor:
     """c0 mean Q(s0, a0) + alpha mean f*(Phi / alpha): phi [..., B], init_q [..., B0] -> [...]."""
-    return init_coef * init_q.mean(-1) + alpha * conjugate(phi / alpha).mean(-1)
+    return init_coef * init_q.mean(-1) + alpha * conjugate(phi / over_batch(alpha)).mean(-1)
+
+
+def over_batch(coefficient: Coefficient) -> Coefficient:
+    """A coefficient of each leading index, [...], for its whole batch: [..., 1]; a number as it is."""
+    return coefficient.unsqueeze(-1) if isinstance(coefficient, Tensor) else coefficient
 
 
 def actor_loss(
@@ -48,12 +55,12 @@ def actor_loss(
     next_q: Tensor,
     init_q: Tensor,
     *,
-    init_coef: float,
+    init_coef: Coefficient,
 ) -> Tensor:
     """-(c0 mean Q(s0, pi) + mean w gamma m (Q(s', pi) - lambda log pi)): the same objective, ascended by the actor.
 
     `weights` w = f*'(Phi / alpha_actor) is detached here (the square root's slope at zero is infinite, and by the envelope theorem the
-    gradient needs w only as a constant). weights, next_q [..., B]; discounts [B]; init_q [..., B0] -> [...].
+    gradient needs w only as a constant). weights, next_q [..., B]; discounts [B], or broadcast to them; init_q [..., B0] -> [...].
     """
     return -(init_coef * init_q.mean(-1) + (weights.detach() * discounts * next_q).mean(-1))
 
@@ -68,7 +75,7 @@ def soft_actor_loss(log_prob: Tensor, q: Tensor, *, temperature: Tensor | float)
     return (temperature * log_prob - q.min(0).values).mean(-1)
 
 
-def shift_residual(weights: Tensor, discounts: Tensor, *, next_share: float, init_coef: float) -> Tensor:
+def shift_residual(weights: Tensor, discounts: Tensor, *, next_share: float, init_coef: Coefficient) -> Tensor:
     """E[w (1 - eta gamma m)] - c0, zero at stationarity of the critic under a constant shift of Q: [..., B] -> [...].
 
     `next_share` eta is the part of the gradient kept through Q(s', a').

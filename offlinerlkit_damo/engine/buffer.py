@@ -28,7 +28,32 @@ class DeviceReplayBuffer(ReplayBuffer):
         self._max_size = buffer_size
         obs_dim = int(np.prod(obs_shape))
         self._widths = [obs_dim, obs_dim, action_dim, 1, 1]
-        self._rows = torch.empty(buffer_size, sum(self._widths), device=device)
+        self._keep_in(torch.empty(buffer_size, sum(self._widths), device=device))
+
+    def _keep_in(self, rows: Tensor) -> None:
+        self._rows = rows
+        # the host's attributes, as views
+        self.observations, self.next_observations, self.actions, self.rewards, self.terminals = rows.split(self._widths, 1)
+
+    @property
+    def capacity(self) -> int:
+        """Rows that it can hold."""
+        return len(self._rows)
+
+    @property
+    def size(self) -> int:
+        """Rows that it holds."""
+        return self._size
+
+    @property
+    def width(self) -> int:
+        """Numbers in a row."""
+        return self._rows.shape[1]
+
+    def move_to(self, home: Tensor) -> None:
+        """Keep the rows in `home` [capacity, width] from now on."""
+        home[: self._size] = self._rows[: self._size]
+        self._keep_in(home)
 
     def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, terminal: Any) -> None:
         """Append one transition."""
@@ -52,7 +77,7 @@ class DeviceReplayBuffer(ReplayBuffer):
         n = len(dataset["observations"])
         if n > self._max_size:
             self._max_size = n
-            self._rows = torch.empty(n, self._rows.shape[1], device=self._rows.device)
+            self._keep_in(torch.empty(n, self._rows.shape[1], device=self._rows.device))
         self._ptr = self._size = 0
         self.add_batch(*(dataset[key] for key in KEYS))
 
@@ -73,14 +98,10 @@ class DeviceReplayBuffer(ReplayBuffer):
         obss, next_obss, actions, rewards, terminals = self._rows.index_select(0, index).split(self._widths, 1)
         return {"observations": obss, "actions": actions, "next_observations": next_obss, "terminals": terminals, "rewards": rewards}
 
-    def first(self, n: int) -> tuple[Tensor, Tensor]:
-        """Observations and actions of the first `n` stored rows, not copied. The host's own arrays, `observations` and so on, are empty."""
-        obss, _, actions, _, _ = self._rows[: min(n, self._size)].split(self._widths, 1)
-        return obss, actions
-
-    def state_dict(self) -> dict[str, Any]:
-        """The stored rows and where the next one goes."""
-        return {"rows": self._rows[: self._size].clone(), "pointer": self._ptr}
+    def state_dict(self, *, rows: bool = True) -> dict[str, Any]:
+        """The stored rows and where the next one goes; without `rows` the state of an empty buffer."""
+        size, pointer = (self._size, self._ptr) if rows else (0, 0)
+        return {"rows": self._rows[:size].clone(), "pointer": pointer}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave. Raises ValueError for rows that do not fit."""

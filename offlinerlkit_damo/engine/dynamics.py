@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from offlinerlkit_damo.engine.adam import fused_step
+from offlinerlkit_damo.engine.likelihood import EnsembleLikelihood
+from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.kit import EnsembleDynamics, Logger
 
 MAX_HOLDOUT = 1000  # rows, as the host's
@@ -54,14 +58,14 @@ class RoutedDynamics(EnsembleDynamics):
         members = self.model.num_ensemble
         rows = training[torch.randint(len(training), (members, len(training)), device=x.device)]  # [E, N] a bootstrap per member
         steps = max_epochs and max_epochs * math.ceil(len(training) / batch_size)
-        schedule = torch.optim.lr_scheduler.LambdaLR(self.optim, learning_rate(lr_schedule, steps))
+        rates = map(learning_rate(lr_schedule, steps), count())
         best, stale = [1e10] * members, 0
         if logger is not None:
             logger.log("Training dynamics:")
         for epoch in count(1):
             for row in rows:
                 row.copy_(row[torch.randperm(len(row), device=row.device)])
-            train_loss = self._epoch(x, y, rows.split(batch_size, 1), logvar_loss_coef, schedule)
+            train_loss = self._epoch(x, y, rows.split(batch_size, 1), logvar_loss_coef, rates)
             losses = self.validate(held_inputs, held_targets)
             if logger is not None:
                 logger.logkv("loss/dynamics_train_loss", train_loss)
@@ -75,8 +79,6 @@ class RoutedDynamics(EnsembleDynamics):
             stale = 0 if improved else stale + 1
             if stale >= max_epochs_since_update or epoch == max_epochs:
                 break
-        for group in self.optim.param_groups:
-            group["lr"] = group["initial_lr"]
         self._keep_best(best, logger)
 
     def _tensors(self, data: dict[str, np.ndarray], holdout_ratio: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -86,7 +88,7 @@ class RoutedDynamics(EnsembleDynamics):
         if not 0 < held < len(inputs):
             raise ValueError(f"holdout_ratio={holdout_ratio} of {len(inputs)} rows leaves {held} to hold out")
         order = torch.randperm(len(inputs)).int()
-        self.scaler.fit(inputs[order[held:].numpy()])
+        self._fit_scaler(inputs, order[held:].numpy())
         inputs -= self.scaler.mu
         inputs /= self.scaler.std
         # not the elites' own device: the host's set_elites leaves them on the CPU
@@ -95,32 +97,47 @@ class RoutedDynamics(EnsembleDynamics):
         order = order.to(device)
         return x, y, order[held:], order[:held]
 
-    def _epoch(
-        self,
-        x: Tensor,
-        y: Tensor,
-        batches: tuple[Tensor, ...],
-        logvar_loss_coef: float,
-        schedule: torch.optim.lr_scheduler.LambdaLR,
-    ) -> float:
-        """One pass over `batches` of row numbers [E, B]; returns the mean loss."""
+    def _fit_scaler(self, inputs: np.ndarray, rows: np.ndarray) -> None:
+        """The scaler's fit on these rows, a column at a time: on all at once it takes twice their memory."""
+        statistics = []
+        for column in range(inputs.shape[1]):
+            self.scaler.fit(inputs[rows, column : column + 1])
+            statistics.append((self.scaler.mu, self.scaler.std))
+        self.scaler.mu, self.scaler.std = (np.concatenate(values, 1) for values in zip(*statistics, strict=True))
+
+    def _epoch(self, x: Tensor, y: Tensor, batches: tuple[Tensor, ...], logvar_loss_coef: float, rates: Iterator[float]) -> float:
+        """One pass over `batches` of row numbers [E, B], each at its factor of the learning rate; returns the mean loss."""
         model: Any = self.model
         model.train()
-        layers = [*model.backbones, model.output_layer]
+        likelihood = EnsembleLikelihood(model, logvar_loss_coef)
         total = torch.zeros((), device=x.device)
-        for rows in batches:
-            inputs, targets = (z.index_select(0, rows.flatten()).unflatten(0, rows.shape) for z in (x, y))
-            mean, logvar = self._forward(inputs)
-            nll = ((mean - targets).square() * torch.exp(-logvar) + logvar).mean((1, 2)).sum()
-            loss = nll + logvar_loss_coef * (model.max_logvar.sum() - model.min_logvar.sum())
-            self.optim.zero_grad()
-            loss.backward()
-            for layer in layers:  # the gradient of decay * |weight|^2 / 2
-                layer.weight.grad.add_(layer.weight.detach(), alpha=layer.weight_decay)
-            self.optim.step()
-            schedule.step()
-            total += loss.detach()
+        with self._decay():
+            base = [group["lr"] for group in self.optim.param_groups]
+            for rows, factor in zip(batches, rates, strict=False):
+                for group, rate in zip(self.optim.param_groups, base, strict=True):
+                    group["lr"] = factor * rate
+                inputs, targets = (z.index_select(0, rows.flatten()).unflatten(0, rows.shape) for z in (x, y))
+                total += likelihood.backward(inputs, targets)
+                fused_step(self.optim)
         return float(total / len(batches) + model.get_decay_loss().detach())
+
+    @contextmanager
+    def _decay(self) -> Iterator[None]:
+        """Let the optimiser add the weights' decay, the gradient of decay |weight|^2 / 2, and put its groups back in the end."""
+        if type(self.optim) is not torch.optim.Adam:
+            raise UserError(f"the dynamics train with torch.optim.Adam, whose decay is part of the gradient; this is {self.optim}")
+        groups = self.optim.param_groups
+        decays = {layer.weight: layer.weight_decay for layer in (*self.model.backbones, self.model.output_layer)}
+        by_decay: list[dict[str, Any]] = []
+        for group in groups:
+            for decay in {decays.get(p, 0.0) for p in group["params"]}:
+                params = [p for p in group["params"] if decays.get(p, 0.0) == decay]
+                by_decay.append({**group, "params": params, "weight_decay": group["weight_decay"] + decay})
+        self.optim.param_groups = by_decay
+        try:
+            yield
+        finally:
+            self.optim.param_groups = groups
 
     def _keep_best(self, best: list[float], logger: Logger | None) -> None:
         """Put every member's saved weights back in use, name the elites and save the model beside the log."""
@@ -150,7 +167,7 @@ class RoutedDynamics(EnsembleDynamics):
         order = np.random.permutation(len(obs))
         padded = np.resize(order, -(-len(obs) // len(elites)) * len(elites))
         x = torch.as_tensor(inputs[padded], dtype=torch.float32, device=device).reshape(len(elites), -1, inputs.shape[-1])
-        parts = [self._sample(rows, elites) for rows in x.split(CHUNK, 1)]
+        parts = [self.sample(rows, elites) for rows in x.split(CHUNK, 1)]
         outputs, penalty = (torch.cat(values, 1).flatten(0, 1).cpu().numpy() for values in zip(*parts, strict=True))
         sample, info = np.empty((len(obs), outputs.shape[-1]), np.float32), {}
         sample[order] = outputs[: len(obs)]
@@ -163,7 +180,7 @@ class RoutedDynamics(EnsembleDynamics):
             reward = reward - np.float32(self._penalty_coef) * info["penalty"]
         return next_obs.astype(np.float32), reward, terminal, info
 
-    def _sample(self, x: Tensor, elites: Tensor) -> tuple[Tensor, Tensor]:
+    def sample(self, x: Tensor, elites: Tensor) -> tuple[Tensor, Tensor]:
         """A sample [M, n, d + 1] of each elite on its own rows x [M, n, d + a], and MOPO's penalty of these rows [M, n, 1].
 
         The penalty is the largest norm of any member's deviation (Yu et al. 2020, as in the host), and 0 where none is asked for.

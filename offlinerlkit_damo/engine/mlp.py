@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-Layer = Sequence[nn.Linear]
-"""Linear layers that read the same input; their outputs lie side by side."""
+from offlinerlkit_damo.engine.layers import Layer
 
 
 class StackedMLP:
@@ -32,9 +31,10 @@ class StackedMLP:
         self.rows = [nn.Parameter(row) for row in self.block]
         for row, grad in zip(self.rows, self.grads, strict=True):
             row.grad = grad
-        views, grad_views = ([self._views(block, sizes) for block in (self.block, self.grads)])
+        self._sizes = sizes
+        views, grad_views = [self._views(block) for block in (self.block, self.grads)]
         self.weights, self.biases = views
-        self._weight_grads, self._bias_grads = grad_views
+        self.weight_grads, self.bias_grads = grad_views
         for m, member in enumerate(members):
             for depth, layer in enumerate(member):
                 self._adopt(layer, m, depth)
@@ -43,10 +43,9 @@ class StackedMLP:
         # a copy's modules would no longer be views of the copied block, and would not learn
         raise TypeError("a policy on the fast engine cannot be copied; build another and load its state_dict")
 
-    @staticmethod
-    def _views(block: Tensor, sizes: Sequence[Sequence[tuple[int, ...]]]) -> tuple[list[Tensor], list[Tensor]]:
+    def _views(self, block: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         weights, biases, start = [], [], 0
-        for layer in sizes:
+        for layer in self._sizes:
             outputs, inputs = sum(size[0] for size in layer), layer[0][1]
             end = start + outputs * inputs
             weights.append(block[:, start:end].unflatten(1, (outputs, inputs)))
@@ -60,8 +59,8 @@ class StackedMLP:
         for linear in layer:
             rows = slice(start, start + linear.out_features)
             for parameter, home, grad in (
-                (linear.weight, self.weights[depth][m, rows], self._weight_grads[depth][m, rows]),
-                (linear.bias, self.biases[depth][m, 0, rows], self._bias_grads[depth][m, 0, rows]),
+                (linear.weight, self.weights[depth][m, rows], self.weight_grads[depth][m, rows]),
+                (linear.bias, self.biases[depth][m, 0, rows], self.bias_grads[depth][m, 0, rows]),
             ):
                 home.copy_(parameter)
                 parameter.data = home
@@ -76,25 +75,58 @@ class StackedMLP:
         return out
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """The input of every layer, and the output."""
-        layers = [x.expand(len(self.block), *x.shape)]
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            layers.append(torch.baddbmm(bias, layers[-1], weight.mT).relu_())
-        layers.append(torch.baddbmm(self.biases[-1], layers[-1], self.weights[-1].mT))
-        return layers
+        """The input of every layer, and the output [M, B, out]."""
+        return propagate(self._spread(x), self.weights, self.biases)
 
-    def backward(self, inputs: list[Tensor], grad: Tensor, *, frozen: bool, want_input: bool) -> Tensor | None:
-        """Add the parameters' gradients (unless `frozen`) to `grads`; returns the gradient of x where it is wanted."""
+    def backward(
+        self,
+        inputs: list[Tensor],
+        grad: Tensor,
+        *,
+        frozen: bool,
+        want_input: bool,
+        accumulate: bool = True,
+        columns: slice = slice(None),
+    ) -> Tensor | None:
+        """Put the parameters' gradients (unless `frozen`) into `grads`, added to what is there or, without `accumulate`, in its place.
+
+        `inputs` is what `forward` gave but for the output, whose gradient is `grad` [M, B, out]. Returns the gradient of x's `columns`
+        where it is wanted.
+        """
         for depth in reversed(range(len(inputs))):
             if not frozen:
-                self._weight_grads[depth].baddbmm_(grad.mT, inputs[depth])
-                self._bias_grads[depth].add_(grad.sum(1, keepdim=True))
-            if depth == 0 and not want_input:
-                return None
-            grad = torch.bmm(grad, self.weights[depth])
+                # beta=0 ignores what was there, NaN included
+                self.weight_grads[depth].baddbmm_(grad.mT, inputs[depth], beta=int(accumulate))
+                bias_grad = self.bias_grads[depth]
+                if accumulate:
+                    bias_grad.add_(grad.sum(1, keepdim=True))
+                else:
+                    torch.sum(grad, 1, keepdim=True, out=bias_grad)
+            weight = self.weights[depth]
             if depth > 0:
+                grad = torch.bmm(grad, weight)
                 torch.ops.aten.threshold_backward.grad_input(grad, inputs[depth], 0, grad_input=grad)
+        return self._gathered(torch.bmm(grad, weight[..., columns])) if want_input else None
+
+    def _spread(self, x: Tensor) -> Tensor:
+        """The rows of every member, [M, B, in]."""
+        return x.expand(len(self.block), *x.shape)
+
+    def _gathered(self, grad: Tensor) -> Tensor:
+        """The gradient of x from those of every member's rows."""
         return grad.sum(0)
+
+
+def propagate(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor]:
+    """The inputs of M networks' layers, x [M, B, in] first, and their output: weights [M, out, in], biases [M, 1, out], ReLU between."""
+    layers = [x]
+    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        layers.append(torch.baddbmm(bias, layers[-1], weight.mT).relu_())
+    weight, bias = weights[-1], biases[-1]
+    # one column takes a third of the time as one row
+    narrow = weight.shape[1] == 1
+    layers.append(torch.baddbmm(bias, weight, layers[-1].mT).mT if narrow else torch.baddbmm(bias, layers[-1], weight.mT))
+    return layers
 
 
 class _Apply(torch.autograd.Function):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from offlinerlkit_damo.damo.aligned import DataAligned
 from offlinerlkit_damo.damo.maximin import MaximinObjective
 from offlinerlkit_damo.damo.networks import Networks
 from offlinerlkit_damo.damo.terms import Terms
-from offlinerlkit_damo.engine.mlp import Layer, StackedMLP
+from offlinerlkit_damo.engine.adam import fused_step
+from offlinerlkit_damo.engine.gaussian import TanhGaussian
+from offlinerlkit_damo.engine.inconsistency import Inconsistency
+from offlinerlkit_damo.engine.layers import critic_layers, linears, tanh_gaussian_layers
+from offlinerlkit_damo.engine.mlp import StackedMLP
+from offlinerlkit_damo.engine.ratio import FlatRatio
+from offlinerlkit_damo.engine.step import FlatStep
 from offlinerlkit_damo.errors import UserError
 
 
@@ -28,11 +32,15 @@ def accelerate(policy: Any, *, diagnose_every: int = 1) -> None:
     try:
         if isinstance(policy, MaximinObjective) and not hasattr(policy, "critics"):
             policy.networks = FlatNetworks(policy)
+            FlatStep(policy).install()
+        if hasattr(policy, "compute_lcb"):
+            policy.compute_lcb = Inconsistency(policy)
         if isinstance(policy, DataAligned):
-            alignment = policy.data_alignment
-            classifier = StackedMLP([[[layer] for layer in _linears(alignment.classifier.network, head=True)]])
-            _rebind(alignment.optim, classifier)
-            alignment.logits = lambda inputs: classifier(inputs)[0].squeeze(-1)
+            alignment: Any = policy.data_alignment
+            classifier = StackedMLP([[[layer] for layer in linears(alignment.classifier.network, head=True)]])
+            rebind(alignment.optim, classifier)
+            ratio = FlatRatio(alignment, classifier)
+            alignment.logits, alignment.descend = ratio.logits, ratio.descend
     except (ValueError, AttributeError) as error:
         raise UserError(f"the fast engine cannot run this policy: {error}; use --engine reference") from None
     if isinstance(policy, Terms):
@@ -44,27 +52,21 @@ class FlatNetworks(Networks):
 
     def __init__(self, policy: Any) -> None:
         super().__init__(policy)
-        actor = policy.actor
-        dist = actor.dist_net
-        if not (dist._unbounded and dist._c_sigma):
-            raise ValueError("its actor's mean is bounded, or its deviation does not depend on the observation")
-        self._max_action, self._log_sigma_range = float(dist._max), (dist._sigma_min, dist._sigma_max)
-        self.actor = StackedMLP([[*([layer] for layer in _linears(actor.backbone)), [dist.mu, dist.sigma]]])
-        self.critics = StackedMLP([_critic_layers(critic) for critic in (policy.critic1, policy.critic2)])
-        self.old_critics = StackedMLP([_critic_layers(critic) for critic in (policy.critic1_old, policy.critic2_old)])
-        _rebind(policy.actor_optim, self.actor)
-        _rebind(policy.critic1_optim, self.critics, 0)
-        _rebind(policy.critic2_optim, self.critics, 1)
+        layers, self._squashing = tanh_gaussian_layers(policy.actor)
+        self.actor = StackedMLP([layers])
+        self.critics = StackedMLP([critic_layers(critic) for critic in (policy.critic1, policy.critic2)])
+        self.old_critics = StackedMLP([critic_layers(critic) for critic in (policy.critic1_old, policy.critic2_old)])
+        rebind(policy.actor_optim, self.actor)
+        rebind(policy.critic1_optim, self.critics, 0)
+        rebind(policy.critic2_optim, self.critics, 1)
 
     def act(self, obss: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_sigma = self.actor(obss)[0].chunk(2, -1)
-        log_sigma = log_sigma.clamp(*self._log_sigma_range)
-        noise = torch.randn_like(mean)
-        squashed = torch.tanh(mean + log_sigma.exp() * noise)
-        # the noise is what the density sees: its gradient through mean and sample is zero, so it is not asked for
-        density = -0.5 * noise.square() - 0.5 * math.log(2 * math.pi)
-        log_prob = density - log_sigma - torch.log(self._max_action * (1 - squashed.square()) + 1e-6)
-        return self._max_action * squashed, log_prob.sum(-1)
+        sample = self.sample(self.actor(obss)[0])
+        return sample.actions, sample.log_prob()
+
+    def sample(self, outputs: Tensor) -> TanhGaussian:
+        """A sample for each row of the actor's outputs [B, 2a]."""
+        return TanhGaussian(outputs, *self._squashing)
 
     def q(self, obss: Tensor, actions: Tensor) -> Tensor:
         return self.critics(torch.cat([obss, actions], -1)).squeeze(-1)
@@ -75,6 +77,10 @@ class FlatNetworks(Networks):
     @torch.no_grad()
     def old_q(self, obss: Tensor, actions: Tensor) -> Tensor:
         return self.old_critics(torch.cat([obss, actions], -1)).squeeze(-1)
+
+    def step(self, *optims: torch.optim.Optimizer) -> None:
+        for optim in optims:
+            fused_step(optim)
 
     def zero_critics(self) -> None:
         self.critics.grads.zero_()
@@ -87,25 +93,7 @@ class FlatNetworks(Networks):
         self.old_critics.block.lerp_(self.critics.block, self.policy._tau)
 
 
-def _linears(module: nn.Module, *, head: bool = False) -> list[nn.Linear]:
-    """The linear layers of an MLP, each followed by ReLU; with `head` the last one is bare."""
-    linears: list[nn.Linear] = []
-    leaves = [leaf for leaf in module.modules() if not list(leaf.children())]
-    for leaf, following in pairwise([*leaves, None]):
-        if isinstance(leaf, nn.Linear):
-            if not (following is None if head and leaf is leaves[-1] else isinstance(following, nn.ReLU)):
-                raise ValueError("a linear layer is not followed by ReLU")
-            linears.append(leaf)
-        elif not isinstance(leaf, nn.ReLU):
-            raise ValueError(f"a layer is neither linear nor ReLU: {leaf}")
-    return linears
-
-
-def _critic_layers(critic: Any) -> list[Layer]:
-    return [[layer] for layer in (*_linears(critic.backbone), critic.last)]
-
-
-def _rebind(optim: torch.optim.Optimizer, network: StackedMLP, member: int = 0) -> None:
+def rebind(optim: torch.optim.Optimizer, network: StackedMLP, member: int = 0) -> None:
     """Let `optim` step the member's row of the block in place of the views it was made for."""
     groups: list[dict[str, Any]] = optim.param_groups
     if optim.state or len(groups) != 1:

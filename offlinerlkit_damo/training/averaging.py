@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class AveragedActor:
@@ -20,23 +20,29 @@ class AveragedActor:
     def __init__(self, module: nn.Module, horizon: int) -> None:
         self._weights = [p.detach() for p in module.parameters()]
         self._mean = [p.clone() for p in self._weights]
-        self._horizon = horizon
-        self._updates = 0
+        self.horizon = horizon
+        self.updates = 0
+        """How many iterates the mean has seen."""
 
     @torch.no_grad()
     def update(self) -> None:
         """Count the module's present weights in."""
-        self._updates += 1
-        torch._foreach_lerp_(self._mean, self._weights, 1 / min(self._updates, self._horizon))
+        self.updates += 1
+        torch._foreach_lerp_(self._mean, self._weights, 1 / min(self.updates, self.horizon))
+
+    def move_to(self, home: list[Tensor]) -> None:
+        """Keep the mean in these tensors from now on, one for each parameter."""
+        torch._foreach_copy_(home, self._mean)
+        self._mean = home
 
     def state_dict(self) -> dict[str, Any]:
         """The mean and how many updates it has seen."""
-        return {"mean": self._mean, "updates": self._updates}
+        return {"mean": self._mean, "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave."""
         torch._foreach_copy_(self._mean, [mean.to(p.device) for mean, p in zip(state["mean"], self._mean, strict=True)])
-        self._updates = state["updates"]
+        self.updates = state["updates"]
 
     def __enter__(self) -> None:
         self._swap()

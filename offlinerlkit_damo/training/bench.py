@@ -15,6 +15,7 @@ from tqdm import tqdm
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import check_writable, save_json
 from offlinerlkit_damo.kit import HOST
+from offlinerlkit_damo.training.bench_memory import peak_memory
 from offlinerlkit_damo.training.bench_stages import FULL, QUICK, Size, Stage, product_rate, stages
 from offlinerlkit_damo.training.dynamics import seed_everything
 
@@ -33,6 +34,8 @@ def bench(*, threads: int, quick: bool = False, json: Path | None = None) -> dic
     torch.set_num_threads(threads)
     seed_everything(0)
     size = QUICK if quick else FULL
+    # before this process grows: a child's peak begins with its parent's
+    memory = {"rows": size.memory_rows, "peak_bytes": peak_memory(size.memory_rows)}
     rate = product_rate()
     rows = []
     with stages(size) as every, tqdm(every, total=10, unit="stage", leave=False, dynamic_ncols=True) as bar:
@@ -46,12 +49,14 @@ def bench(*, threads: int, quick: bool = False, json: Path | None = None) -> dic
         "machine": {"processor": _processor(), "threads": threads, "products_gflops": rate / 1e9},
         "quick": quick,
         "stages": rows,
+        "memory": memory,
     }
     print(f"host {HOST.name} {HOST.version}, torch {torch.__version__}, {threads} threads, {_processor()}, {rate / 1e9:.0f} GFLOP/s")
     print(f"{'Hopper sizes, batch 256':46s} {'host, ms':>10s} {'ours, ms':>10s} {'ratio':>7s} {'floor, ms':>10s}")
     for row in rows:
         floor = f"{1e3 * row['floor_seconds']:10.2f}" if row["floor_seconds"] else f"{'':10s}"
         print(f"{row['stage']:46s} {1e3 * row['host_seconds']:10.2f} {1e3 * row['ours_seconds']:10.2f} {row['ratio']:6.2f}x {floor}")
+    print(f"peak memory of loading {memory['rows']} transitions of HalfCheetah and training on them: {memory['peak_bytes'] / 1e9:.2f} GB")
     if json is not None:
         save_json(content, json)
     return content

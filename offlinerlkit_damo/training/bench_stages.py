@@ -39,10 +39,11 @@ class Size:
     dynamics_batches: int
     rows: int  # of the dataset loaded
     episodes: int
+    memory_rows: int  # of the dataset whose peak memory is measured
 
 
-FULL = Size(rounds=5, steps=100, slow_steps=10, rollout=(50_000, 5), dynamics_batches=100, rows=200_000, episodes=10)
-QUICK = Size(rounds=3, steps=20, slow_steps=3, rollout=(10_000, 2), dynamics_batches=15, rows=50_000, episodes=2)
+FULL = Size(rounds=5, steps=100, slow_steps=10, rollout=(50_000, 5), dynamics_batches=100, rows=200_000, episodes=10, memory_rows=2_000_000)
+QUICK = Size(rounds=3, steps=20, slow_steps=3, rollout=(10_000, 2), dynamics_batches=15, rows=50_000, episodes=2, memory_rows=50_000)
 
 
 @dataclass(frozen=True)

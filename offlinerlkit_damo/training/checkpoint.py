@@ -43,10 +43,7 @@ class Checkpoints:
     def save(self, state: dict[str, Any], epoch: int | None = None, *, best: bool = False) -> Path:
         """Write last.ckpt, and if `epoch` has ended epoch_N.ckpt where it is one to keep and best.ckpt if `best`; returns the first."""
         path = self._folder / LAST
-        # what a power cut takes from the tables must be computed again, so the rows are on the disk before the checkpoint that counts them
-        for table in (self._run / "record").glob("*.*"):
-            flush(table)
-        write({"about": self._about, "text_size": text_size(self._run / "record"), "state": state}, path)
+        self._write(state, path)
         kept = [self._folder / BEST] if best else []
         if epoch and self._keep_every and epoch % self._keep_every == 0:
             kept.append(self._folder / f"epoch_{epoch}.ckpt")
@@ -54,6 +51,21 @@ class Checkpoints:
             with replacing(name) as temporary:
                 shutil.copyfile(path, temporary)
         return path
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the best evaluation's state is kept."""
+        return self._every > 0
+
+    def save_best(self, state: dict[str, Any]) -> None:
+        """Write best.ckpt alone."""
+        self._write(state, self._folder / BEST)
+
+    def _write(self, state: dict[str, Any], path: Path) -> None:
+        # what a power cut takes from the tables must be computed again, so the rows are on the disk before the checkpoint that counts them
+        for table in (self._run / "record").glob("*.*"):
+            flush(table)
+        write({"about": self._about, "text_size": text_size(self._run / "record"), "state": state}, path)
 
 
 def write(content: dict[str, Any], path: Path) -> None:

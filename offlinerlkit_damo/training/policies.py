@@ -13,7 +13,7 @@ import torch
 from gymnasium.spaces import Box
 from torch import nn
 
-from offlinerlkit_damo.config import MODEL_BASED, Config, DAMOConfig
+from offlinerlkit_damo.config import MODEL_BASED, Config
 from offlinerlkit_damo.damo.addon import with_data_alignment, with_maximin_objective
 from offlinerlkit_damo.damo.policy import DAMOPolicy
 from offlinerlkit_damo.dice.algaedice import AlgaeDICEPolicy
@@ -55,9 +55,7 @@ class Parts:
     def actor(self) -> nn.Module:
         """A tanh-Gaussian actor with a free mean and a deviation that depends on the observation."""
         backbone = MLP(input_dim=self.obs_dim, hidden_dims=list(self.config.hidden_dims))
-        dist = TanhDiagGaussian(
-            latent_dim=self.config.hidden_dims[-1], output_dim=self.action_dim, unbounded=True, conditioned_sigma=True
-        )
+        dist = TanhDiagGaussian(latent_dim=self.config.hidden_dims[-1], output_dim=self.action_dim, unbounded=True, conditioned_sigma=True)
         return ActorProb(backbone, dist, self.config.device)
 
     def critic(self, *, with_action: bool = True) -> nn.Module:
@@ -109,24 +107,27 @@ def build_policy(
 def _model_based(config: Config, parts: Parts, dynamics: Any, scaler: StandardScaler | None) -> Any:
     common: dict[str, Any] = {"tau": config.tau, "gamma": config.gamma, "alpha": parts.temperature()}
     method, fast = config.damo, config.engine == "fast"
+    soft = fast and config.algo_name in ("mopo", "rambo")
+    if soft and not method.behavior_alignment:
+        # without the objective DAMO's step is the host's SAC step, entropy in the target included (tests/engine proves it)
+        method = dataclasses.replace(method, entropy_backup=True, target_floor=None)
     if config.algo_name == "damo" or (config.algo_name == "mopo" and fast):
-        if config.algo_name == "mopo" and not method.behavior_alignment:
-            # without the objective DAMO's step is the host's SAC step, entropy in the target included (tests/engine proves it)
-            method = dataclasses.replace(method, entropy_backup=True, target_floor=None)
         policy = DAMOPolicy(dynamics, *parts.soft_actor_critic(), **common, config=method)
     else:
-        terms: dict[str, Any] = {"config": method} if method.data_alignment or method.behavior_alignment else {}
-        policy = _BASELINES[config.algo_name](config, parts, dynamics, scaler, partial(_extended, method=method), {**common, **terms})
+        maximin = method.behavior_alignment or soft
+        terms: dict[str, Any] = {"config": method} if method.data_alignment or maximin else {}
+        extended = partial(_extended, maximin=maximin, data_alignment=method.data_alignment)
+        policy = _BASELINES[config.algo_name](config, parts, dynamics, scaler, extended, {**common, **terms})
     if fast:
         accelerate(policy, diagnose_every=min(DIAGNOSE_EVERY, config.step_per_epoch))
     return policy
 
 
-def _extended(policy_class: type[Any], method: DAMOConfig) -> type[Any]:
-    """The host's class with the terms of DAMO that are switched on."""
-    if method.behavior_alignment:
+def _extended(policy_class: type[Any], *, maximin: bool, data_alignment: bool) -> type[Any]:
+    """The host's class with DAMO's own step, and with data alignment, where they are asked for."""
+    if maximin:
         policy_class = with_maximin_objective(policy_class)
-    return with_data_alignment(policy_class) if method.data_alignment else policy_class
+    return with_data_alignment(policy_class) if data_alignment else policy_class
 
 
 def _mopo(config: Config, parts: Parts, dynamics: Any, scaler: Any, extended: Any, common: dict[str, Any]) -> Any:

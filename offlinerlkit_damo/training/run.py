@@ -7,7 +7,7 @@ import errno
 import os
 import shlex
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from offlinerlkit_damo.training.stopping import StopRequest
 from offlinerlkit_damo.training.trainer import DAMOTrainer
 
 MIN_ROWS = 10
+OTHER_LOGDIR = "choose another folder with --logdir"
 FULL_DISK = ("PytorchStreamWriter failed", "unexpected pos")
 """What torch says, where it writes a file itself, as the kit has it do."""
 
@@ -45,6 +46,11 @@ def train(config: Config, *, resume: Path | None = None, force: bool = False) ->
     `config` is then `resume.resumed_config`'s. Anything else that has changed since is a UserError unless `force`. Raises Stopped for a run
     that a signal or `max_minutes` ended, after a checkpoint.
     """
+    if config.engine == "graph":
+        # that module imports this one
+        from offlinerlkit_damo.training.fleet_run import train_alone
+
+        return train_alone(config, resume=resume, force=force)
     stop = StopRequest(config.max_minutes)
     config = with_absolute_paths(config)  # it may be continued from another folder
     check_device(config.device)
@@ -52,7 +58,36 @@ def train(config: Config, *, resume: Path | None = None, force: bool = False) ->
     task = config_task(config)
     # whatever can be found wrong is found before minutes of work, and before the run has a folder
     if resume is None:
-        check_writable(run_parent(config), remedy="choose another folder with --logdir")
+        check_writable(run_parent(config), remedy=OTHER_LOGDIR)
+    dataset = usable_dataset(config, task)
+    with (
+        simulator(config, task, dataset) as env,
+        open_run_folder(config, task, dataset, resume=resume, force=force) as run,
+        stop,
+        continuable(run.folder),
+    ):
+        trainer = prepare(run, env)
+        restore(run, trainer, force=force)
+        stop.gentle, trainer.stop = True, stop
+        return write_results(run, trainer, trainer.train())
+
+
+@dataclasses.dataclass
+class Run:
+    """A run with its folder, locked: `checkpoint` is what it goes on from, None at its start, and `changes` what is not as it was then."""
+
+    config: Config
+    dataset: OfflineDataset
+    folder: Path
+    facts: dict[str, Any]
+    checkpoint: dict[str, Any] | None
+    changes: list[str]
+    about: dict[str, Any]  # its identity, for checkpoints
+    dynamics_facts: dict[str, Any] | None = None
+
+
+def usable_dataset(config: Config, task: Task) -> OfflineDataset:
+    """The run's dataset. Raises UserError for one that is too small, and for dynamics that are not there."""
     with _explained(config, run_parent(config)):
         dataset = resolve_dataset(task, config.data, size=config.data_size, seed=config.data_seed)
     if len(dataset.rewards) < MIN_ROWS:
@@ -66,23 +101,26 @@ def train(config: Config, *, resume: Path | None = None, force: bool = False) ->
         )
     if config.load_dynamics_path is not None:
         check_dynamics_folder(Path(config.load_dynamics_path))
-    with _simulator(config, task) as env:
-        if isinstance(env, SimulatorEnv):
-            _check_sizes(env, dataset)
-        facts = run_facts(config, task, dataset)
-        folder = make_run_folder(config) if resume is None else resume_point(resume)[0]
-        with locked(folder):
-            checkpoint: dict[str, Any] | None = None
-            changes: list[str] = []
-            if resume is not None:
-                checkpoint, changes = open_run(resume, facts, force=force)
-                facts["parts"] = read_facts(folder).get("parts", [])
-            with recorded(folder, facts), _explained(config, folder), stop, _continuable(folder):
-                return _train(config, dataset, env, folder, facts, stop, checkpoint=checkpoint, changes=changes, force=force)
+    return dataset
 
 
 @contextmanager
-def _continuable(folder: Path) -> Iterator[None]:
+def open_run_folder(config: Config, task: Task, dataset: OfflineDataset, *, resume: Path | None, force: bool) -> Iterator[Run]:
+    """A new run folder, or that of the run to `resume`, locked; when and why this part of the run ended is noted there."""
+    facts = run_facts(config, task, dataset)
+    folder = make_run_folder(config) if resume is None else resume_point(resume)[0]
+    with locked(folder):
+        checkpoint: dict[str, Any] | None = None
+        changes: list[str] = []
+        if resume is not None:
+            checkpoint, changes = open_run(resume, facts, force=force)
+            facts["parts"] = read_facts(folder).get("parts", [])
+        with recorded(folder, facts), _explained(config, folder):
+            yield Run(config, dataset, folder, facts, checkpoint, changes, identity(facts))
+
+
+@contextmanager
+def continuable(folder: Path) -> Iterator[None]:
     """Adds to the reason of a stop how the run goes on."""
     try:
         yield
@@ -97,11 +135,16 @@ def with_absolute_paths(config: Config) -> Config:
     return dataclasses.replace(config, **{name: os.path.abspath(os.path.expanduser(path)) for name, path in paths.items()})
 
 
-def _simulator(config: Config, task: Task) -> AbstractContextManager[Any]:
-    """The simulator to judge by, None where there is none."""
+@contextmanager
+def simulator(config: Config, task: Task, dataset: OfflineDataset) -> Iterator[Any]:
+    """The simulator to judge by, None where there is none. Raises UserError where its sizes are not the dataset's."""
     if task.env_id is None:
-        return nullcontext()
-    return closing(make_d4rl_env(task) if config.env_backend == "d4rl" else make_env(task))
+        yield None
+        return
+    with closing(make_d4rl_env(task) if config.env_backend == "d4rl" else make_env(task)) as env:
+        if isinstance(env, SimulatorEnv):
+            _check_sizes(env, dataset)
+        yield env
 
 
 def _check_sizes(env: SimulatorEnv, dataset: OfflineDataset) -> None:
@@ -139,66 +182,69 @@ def _full(folder: Path) -> UserError:
     )
 
 
-def _train(
-    config: Config,
-    dataset: OfflineDataset,
-    env: Any,
-    folder: Path,
-    facts: dict[str, Any],
-    stop: StopRequest,
-    *,
-    checkpoint: dict[str, Any] | None,
-    changes: list[str],
-    force: bool,
-) -> dict[str, Any]:
-    about, record = identity(facts), folder / "record"
+def prepare(
+    run: Run, env: Any, *, trainer_class: type[DAMOTrainer] = DAMOTrainer, engine: str | None = None, console: bool = True
+) -> DAMOTrainer:
+    """The run's logs, dynamics and trainer, at its start. `engine`: in place of the configured one; `console`: are its tables printed?"""
+    config, dataset, record = run.config, run.dataset, run.folder / "record"
     if record.exists():
-        rewind(record, *((checkpoint["state"]["timestep"], checkpoint["text_size"]) if checkpoint else (None, 0)))
-    logger = RunLogger(str(folder), OUTPUTS)
+        rewind(record, *((run.checkpoint["state"]["timestep"], run.checkpoint["text_size"]) if run.checkpoint else (None, 0)))
+    logger = RunLogger(str(run.folder), OUTPUTS, console=console)
     logger.log_hyperparameters(config.flat())
-    for change in changes:
+    for change in run.changes:
         logger.log(f"WARNING: continued with another {change}")
     scaler = None
     if config.algo_name == "rambo":  # its networks and its model see standardised observations, the simulator does not
         dataset, scaler = standardised(dataset)
-    if facts["task"]["robot"] is None and dataset.terminals.any() and config.algo_name in MODEL_BASED:
+    if run.facts["task"]["robot"] is None and dataset.terminals.any() and config.algo_name in MODEL_BASED:
         logger.log(
             f"WARNING: {int(dataset.terminals.sum())} recorded transitions end their episode, and no rule is known by which the states of "
             f"{config.task} do: rollouts of the model never end"
         )
-    if isinstance(env, SimulatorEnv) and facts["task"]["source"] == "file" and env.holds(dataset.actions):
+    if isinstance(env, SimulatorEnv) and run.facts["task"]["source"] == "file" and env.holds(dataset.actions):
         logger.log(
             f"WARNING: all actions of the data lie within the bounds of {env.env_id}, which are narrower than [-1, 1]; if they are in the "
             "simulator's own units, scale them to [-1, 1]"
         )
-    dynamics, dynamics_facts = None, None
+    dynamics = None
     if config.algo_name in MODEL_BASED:
-        dynamics, dynamics_facts = prepare_dynamics(config, dataset, logger, scaler, own=Path(logger.checkpoint_dir) / "dynamics")
-        about["dynamics"] = dynamics_digest(dynamics)
-    trainer = make_trainer(config, dataset, env, logger, dynamics, scaler, fresh=checkpoint is None)
-    trainer.checkpoints = Checkpoints(folder, about, every=config.checkpoint_every, keep_every=config.keep_every)
+        dynamics, run.dynamics_facts = prepare_dynamics(config, dataset, logger, scaler, own=Path(logger.checkpoint_dir) / "dynamics")
+        run.about["dynamics"] = dynamics_digest(dynamics)
+    built = dataclasses.replace(config, engine=engine or config.engine)
+    fresh = run.checkpoint is None
+    trainer = make_trainer(built, dataset, env, logger, dynamics, scaler, fresh=fresh, trainer_class=trainer_class)
+    trainer.checkpoints = Checkpoints(run.folder, run.about, every=config.checkpoint_every, keep_every=config.keep_every)
     trainer.guards = Guards(largest_reward=float(np.abs(dataset.rewards).max()), gamma=config.gamma)
     trainer.stop_on_warning = config.on_warning == "stop"
-    if checkpoint is not None:
-        check_unchanged(checkpoint["about"], about, force=force)
-        try:
-            trainer.load_state_dict(checkpoint["state"], reconfigured=bool(changes))
-        except (KeyError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"the checkpoint in {str(folder)!r} does not fit this run's algorithm or sizes ({reason})") from error
-    stop.gentle, trainer.stop = True, stop
-    performance = trainer.train()
+    return trainer
+
+
+def restore(run: Run, trainer: DAMOTrainer, *, force: bool) -> None:
+    """Bring the trainer to the checkpoint that the run goes on from, if there is one. Raises UserError where they do not fit."""
+    if run.checkpoint is None:
+        return
+    check_unchanged(run.checkpoint["about"], run.about, force=force)
+    try:
+        trainer.load_state_dict(run.checkpoint["state"], reconfigured=bool(run.changes))
+    except (KeyError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the checkpoint in {str(run.folder)!r} does not fit this run's algorithm or sizes ({reason})") from error
+    run.checkpoint = None  # its synthetic data is in the trainer now
+
+
+def write_results(run: Run, trainer: DAMOTrainer, performance: dict[str, float]) -> dict[str, Any]:
+    """Write result/results.json; returns its content with "folder" added."""
     results = {
-        **facts,
+        **run.facts,
         "last_10_performance": None,
         **performance,
-        "dynamics": dynamics_facts,
+        "dynamics": run.dynamics_facts,
         "seconds": round(trainer.seconds, 1),
         "evaluations": trainer.evaluations,
         "warnings": trainer.warnings,
     }
-    save_json(results, folder / RESULTS)
-    return {**results, "folder": str(folder)}
+    save_json(results, run.folder / RESULTS)
+    return {**results, "folder": str(run.folder)}
 
 
 def make_trainer(
@@ -210,6 +256,7 @@ def make_trainer(
     scaler: StandardScaler | None,
     *,
     fresh: bool,
+    trainer_class: type[DAMOTrainer] = DAMOTrainer,
 ) -> DAMOTrainer:
     """Policy, buffers and trainer. `fresh`: at the start of a run, whose policy may have to be pretrained."""
     seed_everything(config.seed)
@@ -220,7 +267,7 @@ def make_trainer(
     if config.algo_name == "rambo" and config.rambo.bc_epoch > 0 and fresh:
         own = config.rambo
         policy.pretrain(real_buffer.sample_all(), own.bc_epoch, own.bc_batch_size, own.bc_lr, logger)
-    return DAMOTrainer(
+    return trainer_class(
         policy,
         env,
         real_buffer,

@@ -21,7 +21,7 @@ from offlinerlkit_damo.files import save_torch
 from offlinerlkit_damo.kit import Logger, MBPolicyTrainer, ReplayBuffer
 from offlinerlkit_damo.training.averaging import AveragedActor
 from offlinerlkit_damo.training.checkpoint import Checkpoints
-from offlinerlkit_damo.training.guards import Guards
+from offlinerlkit_damo.training.guards import Finding, Guards
 from offlinerlkit_damo.training.logs import append_episodes
 from offlinerlkit_damo.training.state import numbers, optimisers, policy_state, random_state, restore_policy, restore_random
 
@@ -121,8 +121,17 @@ class DAMOTrainer(MBPolicyTrainer):
                     self._checkpoint(self.checkpoints, ended)
                 if reason:
                     raise reason
+        return self._finish()
+
+    def _weights(self) -> dict[str, Any]:
+        """The policy's weights and buffers, as they are saved."""
+        weights: dict[str, Any] = self.policy.state_dict()
+        return weights
+
+    def _finish(self) -> dict[str, float]:
+        """Save what the run leaves behind; returns its performance."""
         with self._evaluated_actor():
-            save_torch(self.policy.state_dict(), Path(self.logger.model_dir) / "policy.pth")
+            save_torch(self._weights(), Path(self.logger.model_dir) / "policy.pth")
         if not self._model_free:
             self.policy.dynamics.save(self.logger.model_dir)
         scores = self.evaluations["score"]
@@ -139,14 +148,15 @@ class DAMOTrainer(MBPolicyTrainer):
             self._size_told = True
             self.logger.log(f"a checkpoint of this run has {path.stat().st_size / 1e6:.1f} MB; {path.parent} keeps the last and the best")
 
-    def _is_best(self) -> bool:
-        """Whether this step has been evaluated, with a better score than any before it."""
+    def _is_best(self, timestep: int | None = None) -> bool:
+        """Whether this step (or `timestep`, the last that may have been) was evaluated, with a better score than any before it."""
         steps, scores = self.evaluations["timestep"], self.evaluations["score"]
-        return bool(steps) and steps[-1] == self._timestep and scores[-1] > max(scores[:-1], default=-math.inf)
+        evaluated = bool(steps) and steps[-1] == (self._timestep if timestep is None else timestep)
+        return evaluated and scores[-1] > max(scores[:-1], default=-math.inf)
 
     def _step(self) -> None:
         """One gradient step, and before it the rollout that is due."""
-        if not self._model_free and self._timestep % self._rollout_freq == 0:
+        if self._rollout_is_due():
             self._rollout()
         losses = self.policy.learn(self.sample_batch())
         if self._average is not None:
@@ -156,30 +166,49 @@ class DAMOTrainer(MBPolicyTrainer):
         if self._dynamics_update_freq > 0 and self._timestep % self._dynamics_update_freq == 0:
             self._count(self.policy.update_dynamics(self.real_buffer))
 
+    def _rollout_is_due(self) -> bool:
+        # the best checkpoint of a run of a fleet comes without synthetic data
+        return not self._model_free and (self._timestep % self._rollout_freq == 0 or self.fake_buffer._size == 0)
+
     def _end_epoch(self, epoch: int, bar: Any) -> None:
         """Write the epoch's figures, and evaluate where it is due."""
-        # losses are computed before their step, so the last step of an epoch can spoil weights that no loss has seen
-        self._stop_if(self._broken_weights())
-        if self.lr_scheduler is not None:
-            self.lr_scheduler.step()
-        self.logger.logkv("eval/seconds", self.seconds)
-        if epoch % self._eval_every == 0 or epoch == self._epoch:
+        figures = self._close_epoch()
+        if self._evaluates_after(epoch):
             with self._evaluated_actor():
                 if self.eval_env is not None:
                     bar.set_postfix_str(f"score {self._log_scores():.1f}", refresh=False)
-                save_torch(self.policy.state_dict(), Path(self.logger.checkpoint_dir) / "policy.pth")
-        q = self._q_of_data()
-        if q is not None:
-            self._count({"eval/q_data": q})
-        findings = self.guards.check(self._epoch_means()) if self.guards is not None else []
-        self._dump()
-        for finding in findings:
-            self.logger.log(str(finding))
-            self.warnings.append({"timestep": self._timestep, "name": finding.name, "text": finding.text})
+                save_torch(self._weights(), Path(self.logger.checkpoint_dir) / "policy.pth")
+        findings = self._report(self._timestep, figures)
         if findings and self.stop_on_warning:
             if self.checkpoints is not None:
                 self._checkpoint(self.checkpoints, epoch)
             raise UserError(f"stopped at step {self._timestep}: {'; '.join(f'{x.name}: {x.text}' for x in findings)}")
+
+    def _close_epoch(self) -> dict[str, float]:
+        """Count the epoch as ended; returns its figures, but for the evaluation's."""
+        # losses are computed before their step, so the last step of an epoch can spoil weights that no loss has seen
+        self._stop_if(self._broken_weights())
+        if self.lr_scheduler is not None:
+            self.lr_scheduler.step()
+        figures = {"eval/seconds": self.seconds}
+        q = self._q_of_data()
+        if q is not None:
+            self._count({"eval/q_data": q})
+        figures |= self._epoch_means()
+        self._means = {}
+        return figures
+
+    def _evaluates_after(self, epoch: int) -> bool:
+        return epoch % self._eval_every == 0 or epoch == self._epoch
+
+    def _report(self, timestep: int, figures: dict[str, float]) -> list[Finding]:
+        """Write the row of the epoch that ended at `timestep`, beside what is logged already; returns the guards' findings."""
+        findings = self.guards.check(figures) if self.guards is not None else []
+        self._dump(timestep, figures)
+        for finding in findings:
+            self.logger.log(str(finding))
+            self.warnings.append({"timestep": timestep, "name": finding.name, "text": finding.text})
+        return findings
 
     @torch.no_grad()
     def _q_of_data(self) -> float | None:
@@ -187,9 +216,8 @@ class DAMOTrainer(MBPolicyTrainer):
         critic = getattr(self.policy, "critic1", None) or next(iter(getattr(self.policy, "critics", None) or ()), None)
         if critic is None:
             return None
-        buffer, size = self.real_buffer, self._batch_size
-        pairs = buffer.first(size) if isinstance(buffer, DeviceReplayBuffer) else (buffer.observations[:size], buffer.actions[:size])
-        value: torch.Tensor = critic(*pairs)
+        rows = slice(0, min(self._batch_size, self.real_buffer._size))
+        value: torch.Tensor = critic(self.real_buffer.observations[rows], self.real_buffer.actions[rows])
         return float(value.mean())
 
     def _broken_weights(self) -> list[str]:
@@ -200,15 +228,18 @@ class DAMOTrainer(MBPolicyTrainer):
         """Wall-clock time of the training so far, in all its parts."""
         return self._seconds + time.time() - self._started
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything the rest of the training depends on, beside the arguments of the constructor, the dataset and the dynamics model."""
+    def state_dict(self, *, synthetic: bool = True) -> dict[str, Any]:
+        """Everything the rest of the training depends on, beside the arguments of the constructor, the dataset and the dynamics model.
+
+        Without the `synthetic` data a run that goes on from it begins with a rollout.
+        """
         state: dict[str, Any] = {
             "timestep": self._timestep,
             "seconds": self.seconds,
             "means": self._means,
             "evaluations": self.evaluations,
             "warnings": self.warnings,
-            "policy": policy_state(self.policy),
+            "policy": {**policy_state(self.policy), "weights": self._weights()},
             "numbers": self._numbers,
             "random": random_state(),
         }
@@ -219,7 +250,7 @@ class DAMOTrainer(MBPolicyTrainer):
         if self.guards is not None:
             state["guards"] = self.guards.state_dict()
         if not self._model_free:
-            state["fake_buffer"] = self._device_buffer().state_dict()
+            state["fake_buffer"] = self._device_buffer().state_dict(rows=synthetic)
         if self._dynamics_update_freq > 0:  # only then does training change the model
             state["dynamics"] = self.policy.dynamics.model.state_dict()
         return state
@@ -324,17 +355,17 @@ class DAMOTrainer(MBPolicyTrainer):
     def _epoch_means(self) -> dict[str, float]:
         return {key: total / number for key, (total, number) in self._means.items()}
 
-    def _dump(self) -> None:
-        for key, value in self._epoch_means().items():
+    def _dump(self, timestep: int, figures: dict[str, float]) -> None:
+        for key, value in figures.items():
             self.logger.logkv(key, value)
-        self._means = {}
-        self.logger.set_timestep(self._timestep)
+        self.logger.set_timestep(timestep)
         self.logger.dumpkvs(exclude=["dynamics_training_progress"])
 
     def _stop_if(self, broken: list[str]) -> None:
         if not broken:
             return
-        self._dump()
+        self._dump(self._timestep, self._epoch_means())
+        self._means = {}
         checkpoint = Path(self.logger.checkpoint_dir) / "policy.pth"
         kept = f"the last good checkpoint is {checkpoint}" if checkpoint.exists() else "there was no checkpoint yet"
         raise UserError(
@@ -343,30 +374,38 @@ class DAMOTrainer(MBPolicyTrainer):
         )
 
     def _log_scores(self) -> float:
-        returns, lengths = run_episodes(self.policy, self.eval_env, self._eval_episodes)
+        return self._log_episodes(self._timestep, *run_episodes(self.policy, self.eval_env, self._eval_episodes))
+
+    def _log_episodes(self, timestep: int, returns: np.ndarray, lengths: np.ndarray) -> float:
+        """Log the evaluation of the policy of `timestep`; returns its score."""
         # each return is normalised before its spread is taken: the score is affine, not linear
         scores = np.array([self.eval_env.get_normalized_score(x) for x in returns]) * 100
         self.logger.logkv("eval/normalized_episode_reward", scores.mean())
         self.logger.logkv("eval/normalized_episode_reward_std", scores.std())
         self.logger.logkv("eval/episode_length", lengths.mean())
         self.logger.logkv("eval/episode_length_std", lengths.std())
-        for key, value in (("timestep", self._timestep), ("score", float(scores.mean())), ("std", float(scores.std()))):
+        for key, value in (("timestep", timestep), ("score", float(scores.mean())), ("std", float(scores.std()))):
             self.evaluations[key].append(value)
-        append_episodes(Path(self.logger.record_dir), self._timestep, returns, scores, lengths)
+        append_episodes(Path(self.logger.record_dir), timestep, returns, scores, lengths)
         return float(scores.mean())
 
 
 def run_episodes(policy: Any, env: Any, episodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Undiscounted returns f64 [n] and lengths [n] of the deterministic policy on fixed seeds.
-
-    Uses the environment's lock-step `run_episodes` where it has one, else the host's reset-and-step interface.
-    """
+    """Undiscounted returns f64 [n] and lengths [n] of the deterministic policy on fixed seeds."""
     policy.eval()
 
     def act(obss: np.ndarray) -> np.ndarray:
         actions: np.ndarray = policy.select_action(obss, deterministic=True)
         return actions
 
+    return play_episodes(act, env, episodes)
+
+
+def play_episodes(act: Callable[[np.ndarray], np.ndarray], env: Any, episodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Undiscounted returns f64 [n] and lengths [n] of acting by `act` (obss [B, d] -> actions [B, a]) on fixed seeds.
+
+    Uses the environment's lock-step `run_episodes` where it has one, else the host's reset-and-step interface.
+    """
     seeds = [EVAL_SEED + i for i in range(episodes)]
     if hasattr(env, "run_episodes"):
         returns, lengths = env.run_episodes(act, seeds)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from offlinerlkit_damo.engine.dynamics import CHUNK, WARMUP_STEPS, RoutedDynamics, learning_rate
+from offlinerlkit_damo.engine.likelihood import EnsembleLikelihood
+from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.kit import EnsembleDynamics, EnsembleDynamicsModel, StandardScaler
 
 OBS, ACT, ELITES = 3, 2, [5, 1, 2]
@@ -127,12 +131,40 @@ def test_an_epoch_is_the_hosts() -> None:
     rng = np.random.default_rng(5)
     x, y = rng.normal(size=(90, OBS + ACT)).astype(np.float32), rng.normal(size=(90, OBS + 1)).astype(np.float32)
     rows = torch.from_numpy(rng.integers(90, size=(5, 130)).astype(np.int32))
-    constant = torch.optim.lr_scheduler.LambdaLR(routed.optim, learning_rate("constant", None))
     host_loss = host.learn(x[rows.numpy()], y[rows.numpy()], 32, 0.02)
-    routed_loss = routed._epoch(torch.from_numpy(x), torch.from_numpy(y), rows.split(32, 1), 0.02, constant)
+    routed_loss = routed._epoch(torch.from_numpy(x), torch.from_numpy(y), rows.split(32, 1), 0.02, repeat(1.0))
     assert routed_loss == pytest.approx(host_loss, rel=2e-2)  # the weight decay's part is that of the epoch's end
     for (name, ours), theirs in zip(routed.model.named_parameters(), host.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_gradients_by_hand_are_autograds() -> None:
+    model = trainable(RoutedDynamics).model.double()
+    torch.manual_seed(1)
+    with torch.no_grad():  # log-variances between their bounds and beyond
+        model.output_layer.weight *= 20
+    x, y = torch.randn(5, 9, OBS + ACT, dtype=torch.float64), torch.randn(5, 9, OBS + 1, dtype=torch.float64)
+    hidden = x
+    for layer in model.backbones:
+        hidden = functional.silu(torch.baddbmm(layer.bias, hidden, layer.weight))
+    mean, logvar = torch.baddbmm(model.output_layer.bias, hidden, model.output_layer.weight).chunk(2, -1)
+    logvar = model.max_logvar - functional.softplus(model.max_logvar - logvar)
+    logvar = model.min_logvar + functional.softplus(logvar - model.min_logvar)
+    loss = ((mean - y).square() * torch.exp(-logvar) + logvar).mean((1, 2)).sum() + 0.1 * (model.max_logvar - model.min_logvar).sum()
+    loss.backward()
+    parameters = {name: p for name, p in model.named_parameters() if p.grad is not None}
+    want = {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
+    torch.testing.assert_close(EnsembleLikelihood(model, 0.1).backward(x, y), loss.detach(), rtol=1e-12, atol=0)
+    assert len(want) == 2 * len(WIDTHS) + 4
+    for name, p in parameters.items():
+        torch.testing.assert_close(p.grad, want[name], rtol=1e-7, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_an_optimiser_that_decays_otherwise_is_refused() -> None:
+    dynamics = trainable(RoutedDynamics)
+    dynamics.optim = torch.optim.AdamW(dynamics.model.parameters())
+    with pytest.raises(UserError, match="Adam, whose decay is part of the gradient"):
+        dynamics.train(toy(), max_epochs=1)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
@@ -158,7 +190,8 @@ def test_training_learns_and_keeps_the_best_weights(schedule: str) -> None:
     final = np.array(validate(*spy.args))  # type: ignore[attr-defined]
     assert (final <= best / 0.99 + 1e-9).all()  # a fall of less than one per cent is not saved
     assert set(elites) == set(np.argsort(final)[:3].tolist())
-    assert dynamics.optim.param_groups[0]["lr"] == 1e-2
+    assert [group["lr"] for group in dynamics.optim.param_groups] == [1e-2]
+    assert [group["weight_decay"] for group in dynamics.optim.param_groups] == [0]
 
 
 def test_training_is_fixed_by_the_seed_and_stops_early() -> None:

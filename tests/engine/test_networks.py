@@ -8,25 +8,36 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_policy import ACT, DYNAMICS, OBS, ROWS, make_batch, make_policy, run_steps
+from small_policy import ACT, OBS, ROWS, make_batch, make_policy, run_steps
 from torch import Tensor, nn
 
 from offlinerlkit_damo.config import DAMOConfig, resolve
 from offlinerlkit_damo.damo.networks import Networks
+from offlinerlkit_damo.engine import inconsistency
+from offlinerlkit_damo.engine.adam import fused_step
 from offlinerlkit_damo.engine.mlp import StackedMLP
 from offlinerlkit_damo.engine.networks import accelerate
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.kit import MOPOPolicy
+from offlinerlkit_damo.training.dynamics import build_dynamics
 from offlinerlkit_damo.training.policies import build_policy
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "full": {"grad_mode": "full", "divergence": "cubic", "q_next": "own", "init_coef": "1-gamma", "entropy_backup": True},
     "mix": {"grad_mode": "mix", "divergence": "soft_chi2", "init_coef": "1-eta*gamma"},
+    "floor": {"grad_mode": "full", "divergence": "kl", "target_floor": 0.3, "w_max": 1.0, "init_coef": "1-gamma"},
+    "own next values on a floor": {"grad_mode": "mix", "divergence": "chi2", "q_next": "own", "target_floor": 0.3, "actor_mode": "sac"},
     "orthogonal": {"grad_mode": "orthogonal", "divergence": "soft_chi2"},
     "w/o ir": {"behavior_alignment": False},
     "sac actor": {"actor_mode": "sac"},
     "gradient penalty": {"classifier_gradient_penalty": 10.0, "classifier_input_noise": 0.1, "classifier_updates_per_step": 1.0},
+    "deep penalised classifier": {
+        "classifier_gradient_penalty": 3.0,
+        "classifier_label_smoothing": 0.1,
+        "classifier_updates_per_step": 1.0,
+        "classifier_hidden_dims": (16, 8),
+    },
 }
 
 
@@ -186,16 +197,68 @@ def test_a_policy_it_cannot_run_is_a_user_error(what: str) -> None:
         accelerate(policy)
 
 
+@pytest.mark.parametrize("maximise", [False, True])
+def test_the_direct_adam_is_the_optimisers_own(maximise: bool) -> None:
+    """Rates that change, two groups, and a state that either can go on from."""
+    torch.manual_seed(0)
+    start = [torch.randn(4, 3), torch.randn(7)]
+    outcomes = []
+    for directly in (False, True):
+        params = [nn.Parameter(x.clone()) for x in start]
+        groups = [{"params": params[:1], "weight_decay": 0.1}, {"params": params[1:], "betas": (0.8, 0.95)}]
+        optim = torch.optim.Adam(groups, lr=0.01, fused=True, amsgrad=True, maximize=maximise)
+        for i in range(6):
+            for p in params:
+                p.grad = torch.sin(p.detach() + i)
+            optim.param_groups[0]["lr"] = 0.01 / (i + 1)
+            step = fused_step if directly and i < 5 else torch.optim.Adam.step
+            step(optim)
+        outcomes.append((params, optim.state_dict()["state"]))
+    torch.testing.assert_close(outcomes[1], outcomes[0], rtol=0, atol=0)
+
+
+def test_another_optimiser_takes_its_own_step() -> None:
+    p = nn.Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    fused_step(torch.optim.SGD([p], lr=0.5))
+    torch.testing.assert_close(p.detach(), torch.full((2,), 0.5))
+
+
+def test_mobiles_penalty_is_the_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In several pieces, from the same noise; and the policy then learns the same."""
+    monkeypatch.setattr(inconsistency, "CHUNK", 32)  # whole blocks of the generator's sixteen numbers
+    policies = []
+    for engine in ("reference", "fast"):
+        torch.manual_seed(1)
+        config = resolve({"algo_name": "mobile", "task": "hopper-medium", "engine": engine, "hidden_dims": (16, 16)})
+        dynamics = build_dynamics(config, OBS, ACT)
+        dynamics.scaler.fit(np.random.default_rng(0).normal(size=(20, OBS + ACT)).astype("f4"))
+        policies.append(build_policy(config, dynamics, OBS, ACT)[0])
+    reference, fast = policies
+    batch = make_batch(0, torch.float32)
+    penalties = []
+    for policy in policies:
+        torch.manual_seed(2)
+        penalties.append(policy.compute_lcb(batch["fake"]["observations"], batch["fake"]["actions"]))
+    assert penalties[0].shape == (ROWS - 4, 1) and penalties[0].min() > 0
+    torch.testing.assert_close(penalties[1], penalties[0], rtol=1e-4, atol=1e-6)
+    for policy in policies:
+        run_steps(policy, 5, torch.float32)
+    assert_same_state(reference, fast, atol=2e-4)
+
+
 def test_engine_option_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = {}
-    for algo in ("damo", "mopo"):
+    for algo in ("damo", "mopo", "rambo"):
         for engine in ("fast", "reference"):
             config = resolve({"algo_name": algo, "task": "hopper-medium", "engine": engine})
-            policy, _ = build_policy(config, DYNAMICS, OBS, ACT)
+            policy, _ = build_policy(config, build_dynamics(config, OBS, ACT), OBS, ACT)
             kinds[algo, engine] = type(policy).__name__, type(getattr(policy, "networks", None)).__name__
     assert kinds == {
         ("damo", "fast"): ("DAMOPolicy", "FlatNetworks"),
         ("damo", "reference"): ("DAMOPolicy", "Networks"),
         ("mopo", "fast"): ("DAMOPolicy", "FlatNetworks"),
         ("mopo", "reference"): ("MOPOPolicy", "NoneType"),
+        ("rambo", "fast"): ("MaximinObjectiveRAMBOPolicy", "FlatNetworks"),
+        ("rambo", "reference"): ("RAMBOPolicy", "NoneType"),
     }

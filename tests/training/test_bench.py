@@ -11,7 +11,7 @@ import torch
 from offlinerlkit_damo.training import bench
 from offlinerlkit_damo.training.bench_stages import Bench, Size, counted
 
-TINY = Size(rounds=2, steps=2, slow_steps=1, rollout=(40, 2), dynamics_batches=2, rows=300, episodes=1)
+TINY = Size(rounds=2, steps=2, slow_steps=1, rollout=(40, 2), dynamics_batches=2, rows=300, episodes=1, memory_rows=3000)
 
 
 def test_table_and_json_hold_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,6 +26,8 @@ def test_table_and_json_hold_every_stage(tmp_path: Path, monkeypatch: pytest.Mon
     for name, row in rows.items():
         assert name in shown
         assert row["ratio"] == pytest.approx(row["ours_seconds"] / row["host_seconds"]) and row["floor_seconds"] >= 0
+    assert content["memory"]["rows"] == 3000 and 5e7 < content["memory"]["peak_bytes"] < 2e9
+    assert "peak memory of loading 3000 transitions" in shown
     step, epoch = rows["gradient step, DAMO / host's MOPO"], rows["epoch of 1000 steps, DAMO / host's MOPO"]
     rollout = rows["rollout 40 x 2, no penalty"]["ours_seconds"]
     assert epoch["ours_seconds"] == pytest.approx(1000 * step["ours_seconds"] + rollout)

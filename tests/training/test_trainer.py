@@ -127,6 +127,14 @@ def test_initial_states_default_to_dataset_states(tmp_path: Path) -> None:
     assert all(row.numpy().tobytes() in known for row in trainer.sample_batch()["init"])
 
 
+@pytest.mark.parametrize("buffer_class", [DeviceReplayBuffer, ReplayBuffer])
+def test_the_value_of_the_data_is_that_of_its_first_rows(tmp_path: Path, buffer_class: Any) -> None:
+    trainer = make(tmp_path, DAMOTrainer, buffer_class)
+    rows = {key: values[:40] for key, values in trainer.real_buffer.sample_all().items()}
+    want = float(trainer.policy.critic1(rows["observations"], rows["actions"]).detach().mean())
+    assert trainer._q_of_data() == pytest.approx(want, rel=1e-5) and want != 0
+
+
 def test_evaluation_uses_the_same_seeds_each_time_and_every_nth_epoch(tmp_path: Path) -> None:
     trainer = make(tmp_path, DAMOTrainer, DeviceReplayBuffer, eval_every=2)
     trainer.train()

@@ -27,10 +27,11 @@ class Logger:
     Args:
         dir: the run's folder; record/, checkpoint/, model/ and result/ are made in it.
         ouput_config: name of an output -> its kind, "stdout" (record/<name>.txt), "csv" (record/<name>.csv) or
-            "tensorboard" (record/<name>/). The console is always an output.
+            "tensorboard" (record/<name>/).
+        console: whether the console is an output, too.
     """
 
-    def __init__(self, dir: str, ouput_config: dict[str, str]) -> None:
+    def __init__(self, dir: str, ouput_config: dict[str, str], *, console: bool = True) -> None:
         unknown = {kind for kind in ouput_config.values() if kind not in HANDLERS}
         if unknown:
             raise ValueError(f"unknown output kinds {sorted(unknown)}; known: {', '.join(HANDLERS)}")
@@ -41,7 +42,8 @@ class Logger:
         self._record_dir, self._checkpoint_dir, self._model_dir, self._result_dir = folders
         record = Path(self._record_dir)
         self._output_handlers: list[Handler] = [HANDLERS[kind](record, name) for name, kind in ouput_config.items()]
-        self._output_handlers.append(ConsoleHandler())
+        if console:
+            self._output_handlers.append(ConsoleHandler())
         self._name2val: defaultdict[str, Any] = defaultdict(float)
         self._name2cnt: defaultdict[str, int] = defaultdict(int)
         self._level = INFO
