@@ -12,16 +12,18 @@ import pandas as pd
 
 from offlinerlkit_damo.files import replacing
 from offlinerlkit_damo.report.scores import ROWS
-from offlinerlkit_damo.training.logs import EPISODES, read_rows
+from offlinerlkit_damo.training.logs import EPISODES, POLICY, read_rows
 from offlinerlkit_damo.training.resume import FREE
 from offlinerlkit_damo.training.run_folder import RESULTS, read_facts
 
 COLUMNS = (
     "task", "label", "algo", "seed", "timestep", "episode", "return", "score", "length", "dataset_mean", "source", "config_hash", "dataset",
-    "dynamics", "host", "commit", "seconds", "finished",
+    "dynamics", "host", "commit", "seconds", "q_data", "gamma", "finished",
 )  # fmt: skip
 NUMBERS = {"timestep": int, "episode": int, "return": float, "score": float, "length": int}
 """The columns of a run's own table."""
+FIGURES = {"seconds": "eval/seconds", "q_data": "eval/q_data"}
+"""Seconds of training until an evaluation and the critic's mean value of the data, empty where they were not logged."""
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -48,11 +50,17 @@ def run_rows(folder: Path, label: str) -> pd.DataFrame:
         "dynamics": (found.get("dynamics") or {}).get("id"),
         "host": facts["host"]["name"],
         "commit": facts["commit"],
-        "seconds": found.get("seconds"),
+        "gamma": config["gamma"],
         "finished": bool(found),
     }
+    figures = {int(float(row["timestep"])): row for row in read_rows(folder / "record" / POLICY)}
     episodes = pd.DataFrame(read_rows(folder / "record" / EPISODES), columns=list(NUMBERS)).astype(NUMBERS)
-    return episodes.assign(**about)[list(COLUMNS)]
+    then = {name: [_figure(figures.get(step, {}), key) for step in episodes["timestep"]] for name, key in FIGURES.items()}
+    return episodes.assign(**about, **then)[list(COLUMNS)]
+
+
+def _figure(row: Mapping[str, str], key: str) -> float | None:
+    return float(row[key]) if row.get(key) else None
 
 
 def write_rows(runs: Iterable[tuple[Path, str]], out: Path) -> Path:
