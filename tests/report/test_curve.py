@@ -67,6 +67,6 @@ def test_refusals(tmp_path: Path) -> None:
         draw_learning_curve([run], tmp_path / "figure.xyz")
     with pytest.raises(UserError, match="another dataset"):
         draw_learning_curve([run, other], tmp_path / "c.png")
-    with pytest.raises(UserError, match=r"no run\.json"):
+    with pytest.raises(UserError, match=r"neither a run's folder, with run\.json, nor a comparison's"):
         draw_learning_curve([tmp_path], tmp_path / "c.png")
     assert not (tmp_path / "c.png").exists()

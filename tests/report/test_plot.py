@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from offlinerlkit_damo.__main__ import main
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.plot import draw_figures
+from offlinerlkit_damo.report.results import read_progress
 
 
 def run_folder(place: Path, name: str, text: str) -> Path:
@@ -65,3 +66,26 @@ def test_wrong_keys_suffixes_and_folders_are_one_sentence(runs: list[Path], tmp_
     with pytest.raises(UserError, match="is not a run folder"):
         draw_figures([tmp_path], tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "holds no readable rows"),
+        (b"\xff\xfe\x00\x80\n\x81\n", "holds no readable rows"),
+        (b"alpha,timestep\n", "has no row yet"),
+        (b"alpha,beta\n1,2\n", "has no column timestep"),
+        (b"alpha,timestep\n1,10\nx,20\n", "line 3 of .* is damaged"),
+        (b"alpha,timestep\n1\n2,10\n", "line 2 of .* is damaged"),
+    ],
+)
+def test_damaged_tables_are_one_sentence(content: bytes, words: str, runs: list[Path], tmp_path: Path) -> None:
+    (runs[0] / "record" / "policy_training_progress.csv").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        draw_figures(runs, tmp_path / "a.png", ["alpha"])
+
+
+def test_a_row_that_is_being_written_is_left_out(runs: list[Path]) -> None:
+    with (runs[0] / "record" / "policy_training_progress.csv").open("a") as file:
+        file.write("0.25,3,5,3")
+    assert read_progress(runs[0])["timestep"].tolist() == [10, 20]
