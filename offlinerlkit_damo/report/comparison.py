@@ -10,6 +10,7 @@ import pandas as pd
 
 from offlinerlkit_damo.files import check_writable, replacing
 from offlinerlkit_damo.report import page, panels, statistics
+from offlinerlkit_damo.report.looks import Look, looks
 from offlinerlkit_damo.report.scores import LAST, contestants, curves, read_rows, remarks, run_scores, score_table
 from offlinerlkit_damo.report.statistics import Interval, Scores
 from offlinerlkit_damo.report.tables import NONE, latex, markdown, published_tables, wide
@@ -58,7 +59,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     _write(out / "scores.csv", scores.to_csv(index=False))
     _write(out / "scores.tex", latex(shown) + ("" if summary.empty else f"\n{latex(summary)}"))
 
-    drawn = panels.looks(contestants(rows))
+    drawn = looks(contestants(rows))
     parts = [
         page.paragraph(f"{len(shown)} tasks, {len(drawn)} contestants, {len(scores)} runs: {', '.join(drawn)}."),
         page.notes(told),
@@ -79,7 +80,7 @@ def _over_all_tasks(
     aggregates: Mapping[str, Mapping[str, Interval]],
     summary: pd.DataFrame,
     matrices: Mapping[str, Scores],
-    drawn: Mapping[str, panels.Look],
+    drawn: Mapping[str, Look],
 ) -> list[str]:
     if not matrices:
         return []
@@ -99,7 +100,7 @@ def _over_all_tasks(
     return ["<h2>Over all tasks</h2>", page.paragraph(OVER_ALL), page.table(summary, "Over all tasks"), *figures]
 
 
-def _of_task(task: str, evaluations: pd.DataFrame, drawn: Mapping[str, panels.Look], dataset_mean: float | None) -> list[str]:
+def _of_task(task: str, evaluations: pd.DataFrame, drawn: Mapping[str, Look], dataset_mean: float | None) -> list[str]:
     last = evaluations.groupby(["label", "seed"]).tail(1).groupby("label")["score"].mean()
     ends = f"{task}. Mean scores of the last evaluation: " + ", ".join(f"{label} {last[label]:.1f}" for label in drawn if label in last)
     found = [

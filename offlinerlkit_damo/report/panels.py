@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -13,33 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from offlinerlkit_damo.report import statistics
+from offlinerlkit_damo.report.looks import Look
 from offlinerlkit_damo.report.scores import on_common_grid
 from offlinerlkit_damo.report.statistics import Interval, Scores
 
-# Okabe and Ito (2008), told apart by readers of every colour vision; without their yellow, which is lost on white
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)))
-MARKERS = "osD^vPX"
 LEVELS = 200  # of a performance profile
 WIDTH, HEIGHT = 8.5, 4.0
-
-
-@dataclass(frozen=True)
-class Look:
-    """How a contestant is drawn."""
-
-    colour: str
-    dashes: Any
-    marker: str
-
-
-def looks(labels: Sequence[str]) -> dict[str, Look]:
-    """A look for every contestant, all different for up to 21."""
-    found = {}
-    for i, label in enumerate(labels):
-        again, place = divmod(i, len(COLOURS))
-        found[label] = Look(COLOURS[place], DASHES[again % len(DASHES)], MARKERS[(place + again) % len(MARKERS)])
-    return found
 
 
 def learning_curves(evaluations: pd.DataFrame, drawn: Mapping[str, Look], dataset_mean: float | None) -> Figure:

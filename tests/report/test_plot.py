@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from offlinerlkit_damo.__main__ import main
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.report.plot import draw_figures
+from offlinerlkit_damo.report.looks import looks
+from offlinerlkit_damo.report.plot import _names, draw_figures
 from offlinerlkit_damo.report.results import read_progress
 
 
@@ -51,6 +52,18 @@ def test_every_run_is_a_line_in_every_panel_that_it_has(runs: list[Path], tmp_pa
         "loss/critic1": [(first, [10, 20], [3, 4])],
     }
     assert out.read_text().lstrip().startswith("<?xml")
+
+
+def test_runs_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
+    text = "alpha,timestep\n1,10\n"
+    ours = [run_folder(tmp_path / "runs" / label, "seed_1", text) for label in ("damo", "damo-square")]
+    assert _names(ours) == [f"{label}/hopper-medium-v2/mopo/seed_1" for label in ("damo", "damo-square")]
+    assert _names(ours[:1]) == ["hopper-medium-v2/mopo/seed_1"]
+
+
+def test_looks_differ() -> None:
+    found = looks([str(i) for i in range(21)])
+    assert len({(look.colour, look.dashes) for look in found.values()}) == 21
 
 
 def test_the_command_draws_scores_unless_told_otherwise(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
