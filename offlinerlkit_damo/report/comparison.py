@@ -29,7 +29,7 @@ VALUES = (
     "Value estimate against real return. Solid: the first critic's mean value of the data. Dotted: the discounted return of an "
     "evaluation's episode, from its return and length as if its reward were spread evenly. Thin: every seed; thick: their mean. A critic "
     "values its own algorithm's reward (MOPO's is penalised, DAMO's refined, the DICE family's scaled), so a gap alone is no error; one "
-    "that widens without end is."
+    "that widens without end is. Contestants without a critic Q(s, a) have no panel."
 )
 UNLIKE = ", which is not the data above: no measure for those scores."
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter
 
 from offlinerlkit_damo.report import statistics
@@ -82,7 +83,7 @@ def profiles(matrices: Mapping[str, Scores], drawn: Mapping[str, Look]) -> Figur
 def intervals(aggregates: Mapping[str, Mapping[str, Interval]], drawn: Mapping[str, Look]) -> Figure:
     """A panel a statistic, a line a contestant: the figure as a dot, its interval as a bar; of statistic -> contestant -> figure."""
     labels = [label for label in drawn if any(label in found for found in aggregates.values())]
-    figure = Figure(figsize=(WIDTH, 1.1 + 0.35 * len(labels)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.1 + 0.35 * len(labels)), layout=ConstrainedLayoutEngine(wspace=0.06))
     panels = figure.subplots(1, len(aggregates), sharey=True, squeeze=False).ravel()
     for panel, (name, found) in zip(panels, aggregates.items(), strict=True):
         for label, interval in found.items():

@@ -17,6 +17,7 @@ import pytest
 
 from offlinerlkit_damo.__main__ import main
 from offlinerlkit_damo.compare import runner
+from offlinerlkit_damo.compare.command import Display
 from offlinerlkit_damo.compare.estimate import estimate
 from offlinerlkit_damo.compare.plan import jobs, make_plan
 from offlinerlkit_damo.errors import UserError
@@ -135,3 +136,20 @@ def test_an_estimate_grows_with_the_work(place: Path) -> None:
 def test_wrong_flags_are_one_sentence(flags: str, words: str, place: Path) -> None:
     with pytest.raises(UserError, match=words):
         main(["compare", *shlex.split(flags)])
+
+
+def test_the_table_on_a_terminal_fits_it(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Longer or higher than the terminal it could not be written over."""
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("LINES", "8")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    every = [runner.Status(job, state="finished", step=60, score=12.0) for job in jobs(make_plan(["hopper-random"], ["odice"], 10, OPTIONS), place)]
+    every[9].state, every[9].step = "running", 30
+    show = Display()
+    show(every)
+    every[9].state = "failed"
+    show(every)
+    first, second = capsys.readouterr().out.split("\033[7F\033[J")
+    for shown, state in ((first, "running"), (second, "failed")):
+        lines = shown.splitlines()
+        assert len(lines) == 7 and max(map(len, lines)) < 60 and "seed 10" in lines[0] and state in lines[0] and "9 finished" in lines[-1]
