@@ -143,7 +143,8 @@ def test_the_table_on_a_terminal_fits_it(place: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("LINES", "8")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    every = [runner.Status(job, state="finished", step=60, score=12.0) for job in jobs(make_plan(["hopper-random"], ["odice"], 10, OPTIONS), place)]
+    plan = make_plan(["hopper-random"], ["odice"], 10, OPTIONS)
+    every = [runner.Status(job, state="finished", step=60, score=12.0) for job in jobs(plan, place)]
     every[9].state, every[9].step = "running", 30
     show = Display()
     show(every)
