@@ -61,9 +61,9 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
 
     drawn = looks(contestants(rows))
     parts = [
-        page.paragraph(f"{len(shown)} tasks, {len(drawn)} contestants, {len(scores)} runs: {', '.join(drawn)}."),
+        page.paragraph(f"Contestants: {', '.join(drawn)}. Tasks: {len(shown)}. Runs: {len(scores)}."),
         page.notes(told),
-        "<h2>Scores</h2>",
+        page.heading("Scores"),
         page.paragraph(SCORES),
         page.table(shown, "Scores measured here"),
         *([page.paragraph(about)] if theirs else []),
@@ -97,14 +97,14 @@ def _over_all_tasks(
             + ", ".join(f"{label} {float((matrix > 50).mean()):.2f}" for label, matrix in matrices.items()),
         ),
     ]
-    return ["<h2>Over all tasks</h2>", page.paragraph(OVER_ALL), page.table(summary, "Over all tasks"), *figures]
+    return [page.heading("Over all tasks"), page.paragraph(OVER_ALL), page.table(summary, "Over all tasks"), *figures]
 
 
 def _of_task(task: str, evaluations: pd.DataFrame, drawn: Mapping[str, Look], dataset_mean: float | None) -> list[str]:
     last = evaluations.groupby(["label", "seed"]).tail(1).groupby("label")["score"].mean()
     ends = f"{task}. Mean scores of the last evaluation: " + ", ".join(f"{label} {last[label]:.1f}" for label in drawn if label in last)
     found = [
-        f"<h2>{task}</h2>",
+        page.heading(task),
         page.figure(
             panels.learning_curves(evaluations, drawn, dataset_mean),
             "Learning curves. Thin: every seed, unsmoothed; thick: their mean, where all seeds were evaluated.",

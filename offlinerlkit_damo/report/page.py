@@ -33,6 +33,11 @@ def page(title: str, parts: Sequence[str]) -> str:
     return f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n<body>\n<h1>{name}</h1>\n{body}\n</body>\n</html>\n'
 
 
+def heading(text: str) -> str:
+    """Plain text as a section's heading."""
+    return f"<h2>{html.escape(text)}</h2>"
+
+
 def paragraph(text: str) -> str:
     """Plain text as a paragraph."""
     return f"<p>{html.escape(text)}</p>"
