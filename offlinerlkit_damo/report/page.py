@@ -12,15 +12,16 @@ from matplotlib.figure import Figure
 
 STYLE = (
     ":root{color-scheme:light}"
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}"
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}"
     "h1,h2{line-height:1.2}h2{margin-top:2.5rem}"
     ".wide{overflow-x:auto}"
     "table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}"
     "caption{text-align:left;padding:.3rem 0;color:#444}"
     "td,th{border-bottom:1px solid #ccc;padding:.35rem .7rem;text-align:right;white-space:nowrap;vertical-align:top}"
     "thead th{border-bottom:2px solid #888}"
-    "th[scope=row],th:first-child{text-align:left;position:sticky;left:0;background:#fff}th[scope=row]{font-weight:normal;white-space:normal}"
-    "small{display:block;color:#555}"
+    "th[scope=row],th:first-child{text-align:left;position:sticky;left:0;background:#fff}th[scope=row]{font-weight:normal}"
+    "@media(max-width:40rem){th[scope=row]{white-space:normal}}p,figcaption,.note{max-width:60rem}"
+    "small{display:block;color:#555;white-space:normal}"
     ".note{border-left:4px solid #b34700;background:#fff5ee;padding:.5rem 1rem}.note ul{margin:.3rem 0;padding-left:1.2rem}"
     "figure{margin:1rem 0}figcaption{color:#444}img{max-width:100%;min-width:34rem;height:auto}"
 )
