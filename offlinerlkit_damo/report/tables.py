@@ -20,7 +20,7 @@ def published() -> list[tuple[str, dict[str, dict[str, float]]]]:
 
 
 def wide(table: pd.DataFrame, means: dict[str, float]) -> pd.DataFrame:
-    """A row a task, a column a contestant: "mean ± std (seed, seed, ...)"; `means` are the datasets' mean scores."""
+    """A row a task, a column a contestant: "mean ± std (seed, seed, ...)", of one seed its score; `means` are the datasets' mean scores."""
     labels = list(dict.fromkeys(table["label"]))
     found = []
     for task, group in table.groupby("task", sort=True):
@@ -28,7 +28,7 @@ def wide(table: pd.DataFrame, means: dict[str, float]) -> pd.DataFrame:
         row = {
             "task": str(task),
             "steps": " to ".join(f"{number:,}" for number in sorted({steps[0], steps[-1]})),
-            "dataset": f"{means[str(task)]:.1f}" if str(task) in means else NONE,
+            "dataset": _points(means[str(task)]) if str(task) in means else NONE,
         }
         cells = {str(entry["label"]): _cell(entry) for _, entry in group.iterrows()}
         found.append({**row, **{label: cells.get(label, NONE) for label in labels}})
@@ -36,8 +36,13 @@ def wide(table: pd.DataFrame, means: dict[str, float]) -> pd.DataFrame:
 
 
 def _cell(entry: Any) -> str:
-    seeds = ", ".join(f"{score:.1f}" for score in entry["seeds"].values())
-    return f"{entry['mean']:.1f} ± {entry['std']:.1f} ({seeds})"
+    if len(entry["seeds"]) == 1:  # which has no spread
+        return _points(entry["mean"])
+    return f"{_points(entry['mean'])} ± {entry['std']:.1f} ({', '.join(map(_points, entry['seeds'].values()))})"
+
+
+def _points(score: float) -> str:
+    return f"{round(score, 1) + 0.0:.1f}"  # not -0.0
 
 
 def published_tables(tasks: list[str], algos: dict[str, str]) -> list[tuple[str, pd.DataFrame]]:

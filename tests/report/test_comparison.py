@@ -56,6 +56,8 @@ def test_a_runs_score_is_the_mean_of_its_last_ten_evaluations(tmp_path: Path) ->
     text = markdown(wide(table, {"hopper-medium": 3.5}))
     assert "| hopper-medium | 1,200 | 3.5 | 9.5 ± 0.5 (9.0, 10.0) | 19.5 ± 0.5 (19.0, 20.0) |" in text
     assert "| hopper-random | 1,200 | - |" in text
+    alone = {"task": "t", "label": "a", "mean": -0.04, "std": 0.0, "seeds": {3: -0.04}, "steps": [5]}
+    assert wide(pd.DataFrame([alone]), {}).iloc[0].to_dict() == {"task": "t", "steps": "5", "dataset": "-", "a": "0.0"}
 
 
 def test_latex_is_balanced_and_escaped() -> None:
