@@ -94,7 +94,7 @@ def on_common_grid(evaluations: pd.DataFrame) -> pd.DataFrame:
 
 def run_scores(rows: pd.DataFrame) -> pd.DataFrame:
     """A row a run: task, label, algo, seed, score, its number of evaluations and steps, whether it has finished."""
-    evaluations = curves(rows)
+    evaluations = pd.DataFrame(rows.groupby([*RUN, "timestep"], sort=True)["score"].mean()).reset_index()
     last = evaluations.groupby(RUN).tail(LAST)
     scores = pd.DataFrame(last.groupby(RUN)["score"].mean()).reset_index()
     about = rows.groupby(RUN, as_index=False).agg(
