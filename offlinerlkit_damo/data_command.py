@@ -104,11 +104,11 @@ def _info(arguments: argparse.Namespace) -> None:
 
     stem = Path(arguments.name.replace(":", "-")).stem
     out = arguments.out or Path(f"{stem or 'dataset'}.png")
-    check_figure(out)
     for path in filter(None, (out, arguments.json)):
         if path.is_dir():
             raise UserError(f"{str(path)!r} is a folder; give the name of a file")
         check_writable(path.parent)
+    check_figure(out)
     dataset, task = _dataset(arguments)
     facts = dataset_facts(dataset, task)
 

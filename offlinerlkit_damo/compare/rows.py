@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from offlinerlkit_damo.files import replacing
@@ -23,7 +24,7 @@ COLUMNS = (
 NUMBERS = {"timestep": int, "episode": int, "return": float, "score": float, "length": int}
 """The columns of a run's own table."""
 FIGURES = {"seconds": "eval/seconds", "q_data": "eval/q_data"}
-"""Seconds of training until an evaluation and the critic's mean value of the data, empty where they were not logged."""
+"""Columns of what its progress table has at an evaluation: seconds of training until then, the critic's mean value of the data."""
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -53,14 +54,15 @@ def run_rows(folder: Path, label: str) -> pd.DataFrame:
         "gamma": config["gamma"],
         "finished": bool(found),
     }
-    figures = {int(float(row["timestep"])): row for row in read_rows(folder / "record" / POLICY)}
     episodes = pd.DataFrame(read_rows(folder / "record" / EPISODES), columns=list(NUMBERS)).astype(NUMBERS)
-    then = {name: [_figure(figures.get(step, {}), key) for step in episodes["timestep"]] for name, key in FIGURES.items()}
-    return episodes.assign(**about, **then)[list(COLUMNS)]
+    return episodes.assign(**about).join(_figures(folder), on="timestep")[list(COLUMNS)]
 
 
-def _figure(row: Mapping[str, str], key: str) -> float | None:
-    return float(row[key]) if row.get(key) else None
+def _figures(folder: Path) -> pd.DataFrame:
+    """timestep -> the columns of FIGURES, nan where one was not logged."""
+    rows = {int(float(row["timestep"])): row for row in read_rows(folder / "record" / POLICY)}
+    found = {name: [float(row[key]) if row.get(key) else np.nan for row in rows.values()] for name, key in FIGURES.items()}
+    return pd.DataFrame(found, index=pd.Index(list(rows), dtype=int))
 
 
 def write_rows(runs: Iterable[tuple[Path, str]], out: Path) -> Path:
