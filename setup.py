@@ -24,10 +24,10 @@ EXTRAS = {
     "minari": ["minari[hdf5,hf]>=0.5"],
     "neorl": [],  # its npz files are read with numpy; the neorl package itself is not needed
     "tune": ["ray[tune]"],
-    "report": ["scipy"],
+    "report": ["scipy>=1.15"],
     "video": ["imageio[ffmpeg]"],
     "export": ["onnx", "onnxscript", "onnxruntime"],
-    "test": ["pytest>=8", "hypothesis", "scipy", "ruff", "mypy", "types-PyYAML", "types-tqdm", "pandas-stubs"],
+    "test": ["pytest>=8", "hypothesis", "scipy>=1.15", "ruff", "mypy", "types-PyYAML", "types-tqdm", "pandas-stubs"],
 }
 EXTRAS["test"] += ["minari[hdf5]>=0.5", "psutil", "types-psutil", *EXTRAS["video"], *EXTRAS["export"]]  # with them nothing is skipped
 

@@ -32,6 +32,8 @@ def run(arguments: argparse.Namespace) -> None:
         if getattr(arguments, name) is not None and arguments.action not in actions:
             raise UserError(f"--{name} has no effect with data {arguments.action}; it is for data {' and '.join(actions)}")
     if arguments.action == "list":
+        if arguments.name is not None:
+            raise UserError(f"data list takes no name; for {arguments.name!r} there is data info")
         _list()
     elif arguments.name is None:
         raise UserError(f"data {arguments.action} needs a name; see `data list`")
@@ -75,7 +77,8 @@ def _dataset(arguments: argparse.Namespace) -> tuple[Any, Any]:
     from offlinerlkit_damo.tasks.task import MINARI, NEORL
 
     name = arguments.name
-    by_task = name.startswith(NEORL) or not (name.startswith(MINARI) or "/" in name or Path(name).suffix or Path(name).is_file())
+    by_path = "/" in name or bool(Path(name).suffix) or Path(name).is_file() or name in (".", "..")
+    by_task = name.startswith(NEORL) or not (name.startswith(MINARI) or by_path)
     if by_task:
         if arguments.task is not None:
             raise UserError(f"{name} is a task already; leave --task out")
@@ -101,8 +104,11 @@ def _info(arguments: argparse.Namespace) -> None:
 
     stem = Path(arguments.name.replace(":", "-")).stem
     out = arguments.out or Path(f"{stem or 'dataset'}.png")
+    for path in filter(None, (out, arguments.json)):
+        if path.is_dir():
+            raise UserError(f"{str(path)!r} is a folder; give the name of a file")
+        check_writable(path.parent)
     check_figure(out)
-    check_writable(out.parent)
     dataset, task = _dataset(arguments)
     facts = dataset_facts(dataset, task)
 
@@ -131,7 +137,7 @@ def _check(arguments: argparse.Namespace) -> None:
     for remark in remarks:
         print(f"{'problem' if remark.problem else 'note'}: {remark.text}")
     problems = sum(remark.problem for remark in remarks)
-    outcome = f"{problems} problems" if problems else "nothing that would spoil a training"
+    outcome = f"{problems} problem{'s' if problems > 1 else ''}" if problems else "nothing that would spoil a training"
     print(f"{dataset.name}: {len(dataset)} transitions, {outcome}")
     if problems:
         raise SystemExit(1)

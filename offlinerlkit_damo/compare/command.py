@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -128,7 +129,10 @@ class Display:
         if not self._terminal:
             print(summary, flush=True)
             return
-        lines = [_line(status) for status in every if status.state != "waiting"] + [summary]
+        width, height = shutil.get_terminal_size()
+        started = sorted((status for status in every if status.state != "waiting"), key=lambda status: status.state == "finished")
+        # what is cut off, and what would scroll away, could not be written over
+        lines = [text[: width - 1] for text in (*map(_line, started[: height - 2]), summary)]
         up = f"\033[{self._lines}F\033[J" if self._lines else ""
         print(up + "\n".join(lines), flush=True)
         self._lines = len(lines)

@@ -8,20 +8,23 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from offlinerlkit_damo.files import replacing
 from offlinerlkit_damo.report.scores import ROWS
-from offlinerlkit_damo.training.logs import EPISODES, read_rows
+from offlinerlkit_damo.training.logs import EPISODES, POLICY, read_rows
 from offlinerlkit_damo.training.resume import FREE
 from offlinerlkit_damo.training.run_folder import RESULTS, read_facts
 
 COLUMNS = (
     "task", "label", "algo", "seed", "timestep", "episode", "return", "score", "length", "dataset_mean", "source", "config_hash", "dataset",
-    "dynamics", "host", "commit", "seconds", "finished",
+    "dynamics", "host", "commit", "seconds", "q_data", "gamma", "finished",
 )  # fmt: skip
 NUMBERS = {"timestep": int, "episode": int, "return": float, "score": float, "length": int}
 """The columns of a run's own table."""
+FIGURES = {"seconds": "eval/seconds", "q_data": "eval/q_data"}
+"""Columns of what its progress table has at an evaluation: seconds of training until then, the critic's mean value of the data."""
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -48,11 +51,18 @@ def run_rows(folder: Path, label: str) -> pd.DataFrame:
         "dynamics": (found.get("dynamics") or {}).get("id"),
         "host": facts["host"]["name"],
         "commit": facts["commit"],
-        "seconds": found.get("seconds"),
+        "gamma": config["gamma"],
         "finished": bool(found),
     }
     episodes = pd.DataFrame(read_rows(folder / "record" / EPISODES), columns=list(NUMBERS)).astype(NUMBERS)
-    return episodes.assign(**about)[list(COLUMNS)]
+    return episodes.assign(**about).join(_figures(folder), on="timestep")[list(COLUMNS)]
+
+
+def _figures(folder: Path) -> pd.DataFrame:
+    """timestep -> the columns of FIGURES, nan where one was not logged."""
+    rows = {int(float(row["timestep"])): row for row in read_rows(folder / "record" / POLICY)}
+    found = {name: [float(row[key]) if row.get(key) else np.nan for row in rows.values()] for name, key in FIGURES.items()}
+    return pd.DataFrame(found, index=pd.Index(list(rows), dtype=int))
 
 
 def write_rows(runs: Iterable[tuple[Path, str]], out: Path) -> Path:

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-import html
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from offlinerlkit_damo.files import check_writable, replacing
-from offlinerlkit_damo.report import pairs, statistics
-from offlinerlkit_damo.report.scores import curves, read_rows, remarks, run_scores, score_table
-from offlinerlkit_damo.report.tables import latex, markdown, published, published_rows, wide
+from offlinerlkit_damo.report import page, pairs, panels, statistics
+from offlinerlkit_damo.report.looks import Look, looks
+from offlinerlkit_damo.report.scores import LAST, contestants, curves, read_rows, remarks, run_scores, score_table
+from offlinerlkit_damo.report.statistics import Interval, Scores
+from offlinerlkit_damo.report.tables import NONE, latex, markdown, published_tables, wide
 
-STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}"
-    "table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;padding:.3em .6em;text-align:right}"
-    "td:first-child,th:first-child{text-align:left}.note{color:#a33}svg{max-width:100%;height:auto}"
+SCORES = (
+    f"A run's score is the mean of its last {LAST} evaluations, in normalised points: 0 for a random and 100 for an expert policy. A cell "
+    "has mean ± standard deviation over seeds and, below, every seed; dataset is the mean score of its episodes, steps are gradient steps."
 )
-LEVELS = np.linspace(0, 120, 121)
+OVER_ALL = (
+    "Over all runs of all tasks, of the contestants that have every seed on every task. In brackets, as bars and shaded: 95% intervals, "
+    f"from {statistics.RESAMPLES} redraws of the seeds within each task (stratified percentile bootstrap). IQM: mean of the middle half of "
+    "all runs. Optimality gap: how far runs stay below an expert's 100 points, less is better. P: the probability that a run beats one of "
+    "the first contestant on the same task."
+)
+VALUES = (
+    "Value estimate against real return. Solid: the first critic's mean value of the data. Dotted: the discounted return of an "
+    "evaluation's episode, from its return and length as if its reward were spread evenly. Thin: every seed; thick: their mean. A critic "
+    "values its own algorithm's reward (MOPO's is penalised, DAMO's refined, the DICE family's scaled), so a gap alone is no error; one "
+    "that widens without end is. Contestants without a critic Q(s, a) have no panel."
+)
+UNLIKE = ", which is not the data above: no measure for those scores."
 
 
 def write_report(folders: Sequence[Path], out: Path) -> Path:
@@ -34,115 +43,154 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     check_writable(out)
     out.mkdir(parents=True, exist_ok=True)
     scores = run_scores(rows)
-    table = score_table(scores)
     means = {str(task): float(mean) for task, mean in rows.groupby("task")["dataset_mean"].first().dropna().items()}
-    shown = wide(table, means)
+    shown = wide(score_table(scores), means)
+    matrices = complete_matrices(scores)
     differences, unpaired = pairs.paired_differences(rows, scores)
-    told = remarks(rows, scores) + unpaired
-    algos = {str(label): str(algo) for label, algo in scores.groupby("label")["algo"].first().items()}
-    theirs = published_rows([str(task) for task in shown["task"]], algos)
-    aggregates = aggregate_table(scores)
-    notes = "".join(f"* {text}\n" for text in told)
-    source = published()[0]
-    text = f"{markdown(shown)}\n{notes}" + ("" if aggregates.empty else f"\n{markdown(aggregates)}")
-    if not differences.empty:
-        text += f"\n{pairs.CAPTION}\n\n{markdown(pairs.shown(differences))}"
-    if not theirs.empty:
-        text += f"\nPublished ({source}), on other data than generated tasks have:\n\n{markdown(theirs)}"
-    _write(out / "scores.md", text)
+    told = remarks(rows, scores) + left_out(rows, matrices) + unpaired
+    algos = {str(label): str(algo) for label, algo in scores.groupby("label", sort=False)["algo"].first().items()}
+    theirs = published_tables([str(task) for task in shown["task"]], algos)
+    about = "Published, not measured here, on D4RL's data" + ("." if rows["source"].eq("d4rl").all() else UNLIKE)
+    aggregates = aggregate(matrices)
+    summary = aggregate_table(aggregates)
+
+    text = markdown(shown) + "".join(f"\n* {note}" for note in told) + ("\n" if told else "")
+    text += "" if summary.empty else f"\n{markdown(summary)}"
+    text += "" if differences.empty else f"\n{pairs.CAPTION}\n\n{markdown(differences)}"
+    _write(out / "scores.md", text + "".join(f"\n{about} {source}:\n\n{markdown(table)}" for source, table in theirs))
     _write(out / "scores.csv", scores.to_csv(index=False))
-    _write(out / "scores.tex", latex(shown))
+    _write(out / "scores.tex", latex(shown) + ("" if summary.empty else f"\n{latex(summary)}"))
+
+    drawn = looks(contestants(rows))
     parts = [
-        "<h1>Comparison</h1><p>Mean of the last ten evaluations of every run, normalised points: mean ± standard deviation over seeds, and "
-        "every seed. The column dataset has the mean score of its episodes.</p>",
-        _html(shown),
-        *(f'<p class="note">{html.escape(text)}</p>' for text in told),
-        *([] if aggregates.empty else ["<h2>Over all tasks</h2><p>95% intervals, stratified bootstrap over seeds.</p>", _html(aggregates)]),
-        *([] if differences.empty else [f"<h2>Beside the plain algorithm</h2><p>{pairs.CAPTION}</p>", _html(pairs.shown(differences))]),
-        *([] if theirs.empty else [f"<h2>Published</h2><p>{html.escape(source)}; not the data above.</p>", _html(theirs)]),
-        "<h2>Learning curves</h2><p>Every seed a line, unsmoothed; the thick line is their mean.</p>",
-        *(_svg(curve_figure(rows, str(task), means.get(str(task)))) for task in shown["task"]),
-        "<h2>Performance profile</h2><p>The share of runs above a score.</p>",
-        _svg(profile_figure(scores)),
+        page.paragraph(f"Contestants: {', '.join(drawn)}. Tasks: {len(shown)}. Runs: {len(scores)}."),
+        page.notes(told),
+        page.heading("Scores"),
+        page.paragraph(SCORES),
+        page.table(shown, "Scores measured here"),
+        *([page.paragraph(about)] if theirs else []),
+        *(page.table(table, source) for source, table in theirs),
+        *_over_all_tasks(aggregates, summary, matrices, drawn),
+        *([] if differences.empty else [page.heading("Beside the plain algorithm"), page.table(differences, pairs.CAPTION)]),
     ]
-    page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Comparison</title><style>{STYLE}</style>{"".join(parts)}</html>\n'
-    _write(out / "report.html", page)
+    for task, group in curves(rows).groupby("task", sort=True):
+        parts += _of_task(str(task), group, drawn, means.get(str(task)))
+    _write(out / "report.html", page.page("Comparison", parts))
     return out / "report.html"
 
 
-def aggregate_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """IQM, mean, optimality gap and probability of improvement over the first contestant; of those with the same seeds on all tasks."""
-    matrices = complete_matrices(scores)
+def _over_all_tasks(
+    aggregates: Mapping[str, Mapping[str, Interval]],
+    summary: pd.DataFrame,
+    matrices: Mapping[str, Scores],
+    drawn: Mapping[str, Look],
+) -> list[str]:
     if not matrices:
-        return pd.DataFrame()
-    first = next(iter(matrices))
-    found = []
-    for label, matrix in matrices.items():
-        row: dict[str, Any] = {"contestant": label}
-        for name, statistic in (("IQM", statistics.iqm), ("mean", statistics.mean), ("optimality gap", statistics.optimality_gap)):
-            row[name] = _cell(statistics.interval(statistic, matrix))
-        row[f"P(better than {first})"] = "-" if label == first else _cell(
-            statistics.interval(statistics.improvement, matrix, matrices[first]), digits=2
+        return []
+    figures = [
+        page.figure(
+            panels.intervals(aggregates, drawn),
+            "The table's figures with their intervals.",
+            "Dots with bars: the numbers of the table above.",
+        ),
+        page.figure(
+            panels.profiles(matrices, drawn),
+            "Performance profiles: the share of runs above a score, higher is better.",
+            "Performance profiles. Shares of runs above 50 points: "
+            + ", ".join(f"{label} {float((matrix > 50).mean()):.2f}" for label, matrix in matrices.items()),
+        ),
+    ]
+    return [page.heading("Over all tasks"), page.paragraph(OVER_ALL), page.table(summary, "Over all tasks"), *figures]
+
+
+def _of_task(task: str, evaluations: pd.DataFrame, drawn: Mapping[str, Look], dataset_mean: float | None) -> list[str]:
+    last = evaluations.groupby(["label", "seed"]).tail(1).groupby("label")["score"].mean()
+    ends = f"{task}. Mean scores of the last evaluation: " + ", ".join(f"{label} {last[label]:.1f}" for label in drawn if label in last)
+    found = [
+        page.heading(task),
+        page.figure(
+            panels.learning_curves(evaluations, drawn, dataset_mean),
+            "Learning curves. Thin: every seed, unsmoothed; thick: their mean, where all seeds were evaluated.",
+            f"Learning curves on {ends}",
+        ),
+    ]
+    if evaluations["minutes"].notna().any():
+        caption = "Wall-clock against score, on the machines of the runs and beside whatever else they were doing; lines as above."
+        found.append(page.figure(panels.wall_clock(evaluations, drawn), caption, f"Wall-clock against score on {ends}"))
+    valued = evaluations.dropna(subset=["q_data", "worth"])
+    if len(valued):
+        ends = ", ".join(
+            f"{label} {ours['q_data'].mean():.0f} against {ours['worth'].mean():.0f}"
+            for label, ours in valued.groupby(["label", "seed"]).tail(1).groupby("label")
         )
-        found.append(row)
-    return pd.DataFrame(found)
+        found.append(page.figure(panels.values(valued, drawn), VALUES, f"Value estimate against real return on {task}, at the end: {ends}"))
+    return found
 
 
-def complete_matrices(scores: pd.DataFrame) -> dict[str, statistics.Scores]:
+STATISTICS: dict[str, Callable[[Scores], Scores]] = {
+    "IQM": statistics.iqm,
+    "mean": statistics.mean,
+    "optimality gap": statistics.optimality_gap,
+}
+
+
+def aggregate(matrices: Mapping[str, Scores]) -> dict[str, dict[str, Interval]]:
+    """Statistic -> contestant -> its figure: of all STATISTICS, and of the probability of improvement over the first contestant."""
+    if not matrices:
+        return {}
+    found = {
+        name: {label: statistics.interval(statistic, matrix) for label, matrix in matrices.items()}
+        for name, statistic in STATISTICS.items()
+        if name != "IQM" or next(iter(matrices.values())).size >= statistics.FEWEST
+    }
+    first, *others = matrices
+    if others:
+        found[f"P(better than {first})"] = {
+            label: statistics.interval(statistics.improvement, matrices[label], matrices[first]) for label in others
+        }
+    return found
+
+
+def aggregate_table(aggregates: Mapping[str, Mapping[str, Interval]]) -> pd.DataFrame:
+    """A row a contestant, a column a statistic: "figure [low, high]"."""
+    labels = list(dict.fromkeys(label for found in aggregates.values() for label in found))
+    return pd.DataFrame(
+        [
+            {
+                "contestant": label,
+                **{
+                    name: _cell(found[label], digits=2 if name.startswith("P(") else 1) if label in found else NONE
+                    for name, found in aggregates.items()
+                },
+            }
+            for label in labels
+        ]
+    )
+
+
+def complete_matrices(scores: pd.DataFrame) -> dict[str, Scores]:
     """Contestant -> [seeds, tasks], for those that have every seed on every task; nothing of the others is cut or filled in."""
     tasks, seeds = sorted(set(scores["task"])), sorted(set(scores["seed"]))
     found = {}
-    for label, group in scores.groupby("label", sort=True):
+    for label, group in scores.groupby("label", sort=False):
         table = group.pivot(index="seed", columns="task", values="score").reindex(index=seeds, columns=tasks)
         if not table.isna().any(axis=None):
             found[str(label)] = table.to_numpy(np.float64)
     return found
 
 
-def curve_figure(rows: pd.DataFrame, task: str, dataset_mean: float | None) -> Figure:
-    """Every run's evaluations on one task, by contestant."""
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
-    axes = figure.subplots()
-    table = curves(rows[rows["task"] == task])
-    for i, (label, group) in enumerate(table.groupby("label", sort=True)):
-        colour = f"C{i}"
-        for _, run in group.groupby("seed"):
-            axes.plot(run["timestep"], run["score"], color=colour, linewidth=0.8, alpha=0.45)
-        mean = group.groupby("timestep")["score"].mean()
-        axes.plot(mean.index, mean.to_numpy(), color=colour, linewidth=2.2, label=str(label))
-    if dataset_mean is not None:
-        axes.axhline(dataset_mean, color="0.35", linestyle="--", linewidth=1, label="dataset mean")
-    axes.set(xlabel="gradient steps", ylabel="normalised score", title=task)
-    axes.legend(fontsize=8)
-    return figure
+def left_out(rows: pd.DataFrame, matrices: Mapping[str, Scores]) -> list[str]:
+    """What the figures over all tasks lack, in a sentence, if they do."""
+    absent = [label for label in contestants(rows) if label not in matrices]
+    if not absent:
+        return []
+    return [f"no figures over all tasks for {', '.join(absent)}: not every seed was run on every task"]
 
 
-def profile_figure(scores: pd.DataFrame) -> Figure:
-    """The share of runs above every score, by contestant."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = figure.subplots()
-    for label, group in scores.groupby("label", sort=True):
-        axes.step(LEVELS, statistics.profile(group["score"].to_numpy(np.float64), LEVELS), where="post", label=str(label))
-    axes.set(xlabel="normalised score", ylabel="share of runs above it", ylim=(-0.02, 1.02))
-    axes.legend(fontsize=8)
-    return figure
-
-
-def _cell(interval: statistics.Interval, digits: int = 1) -> str:
+def _cell(interval: Interval, digits: int) -> str:
     if np.isnan(interval.low):
         return f"{interval.value:.{digits}f}"
     return f"{interval.value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
-
-
-def _html(table: pd.DataFrame) -> str:
-    return str(table.to_html(index=False, border=0))
-
-
-def _svg(figure: Figure) -> str:
-    file = io.StringIO()
-    figure.savefig(file, format="svg")
-    text = file.getvalue()
-    return text[text.index("<svg") :]
 
 
 def _write(path: Path, text: str) -> None:

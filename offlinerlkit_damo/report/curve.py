@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import replacing
 from offlinerlkit_damo.report.figures import check_figure
+from offlinerlkit_damo.report.looks import looks
 from offlinerlkit_damo.report.results import read_evaluations
 from offlinerlkit_damo.training.run_folder import read_facts
 
@@ -28,12 +30,13 @@ def draw_learning_curve(folders: Sequence[Path], path: Path) -> None:
     # not pyplot: importing this must not choose the user's backend
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
+    drawn = looks([str(folder) for folder in folders])
     for folder, run in zip(folders, runs, strict=True):
-        table = read_evaluations(folder)
-        config = run["config"]
-        (line,) = axes.plot(table["timestep"], table["score"], marker=".", label=f"{config['algo_name']}, seed {config['seed']}")
+        table, config, look = read_evaluations(folder), run["config"], drawn[str(folder)]
+        name = f"{config['algo_name']}, seed {config['seed']}"
+        axes.plot(table["timestep"], table["score"], marker=".", color=look.colour, linestyle=look.dashes, label=name)
         low, high = table["score"] - table["std"], table["score"] + table["std"]
-        axes.fill_between(table["timestep"], low, high, alpha=0.15, color=line.get_color(), linewidth=0)
+        axes.fill_between(table["timestep"], low, high, alpha=0.15, color=look.colour, linewidth=0)
     # a simulator without known references is scored by the return itself
     lines = [(0.0, "random", ":"), (100.0, "expert", "-.")] if task["robot"] else []
     if dataset["mean_score"] is not None:
@@ -50,6 +53,7 @@ def draw_learning_curve(folders: Sequence[Path], path: Path) -> None:
     axes.set(xlabel="gradient steps", ylabel=f"{what} (band: std over episodes)", title=f"{task['name']} ({kind})")
     if task["robot"]:
         axes.set_ylim(top=max(112, axes.get_ylim()[1]))
-    axes.legend(loc="upper left", fontsize=8)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150)

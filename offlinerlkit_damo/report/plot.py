@@ -5,13 +5,16 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from offlinerlkit_damo.errors import unknown
 from offlinerlkit_damo.files import replacing
 from offlinerlkit_damo.report.figures import check_figure
+from offlinerlkit_damo.report.looks import looks
 from offlinerlkit_damo.report.results import SCORE, read_progress
 
 COLUMNS = 3
@@ -32,16 +35,21 @@ def draw_figures(folders: Sequence[Path], path: Path, keys: Sequence[str] = (SCO
         if not found:
             raise unknown("key", key, known)
         chosen += [name for name in found if name not in chosen]
+    names = _names(folders)
+    drawn = looks(names)
     columns = min(COLUMNS, len(chosen))
     rows = math.ceil(len(chosen) / columns)
     figure = Figure(figsize=(5 * columns, 3.2 * rows + 0.25 * len(folders)), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, key in zip(panels, chosen, strict=False):
-        for i, (folder, table) in enumerate(zip(folders, tables, strict=True)):
+        for name, table in zip(names, tables, strict=True):
             if key in table:
-                there = table.dropna(subset=[key])
-                panel.plot(there["timestep"], there[key], color=f"C{i}", linewidth=1.2, label=_name(folder))
+                there, look = table.dropna(subset=[key]), drawn[name]
+                dot = "." if len(there) == 1 else ""  # a line of one point cannot be seen
+                panel.plot(there["timestep"], there[key], color=look.colour, linestyle=look.dashes, marker=dot, linewidth=1.2, label=name)
         panel.set(title=key, xlabel="gradient steps")
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+        panel.grid(color="0.92")
     for panel in panels[len(chosen) :]:
         panel.set_visible(False)
     handles = {str(line.get_label()): line for panel in panels for line in panel.get_lines()}
@@ -51,6 +59,8 @@ def draw_figures(folders: Sequence[Path], path: Path, keys: Sequence[str] = (SCO
     return chosen
 
 
-def _name(folder: Path) -> str:
-    """task/algorithm/run, which both layouts end in."""
-    return "/".join(folder.absolute().parts[-3:])
+def _names(folders: Sequence[Path]) -> list[str]:
+    """What tells the runs apart, and at least task/algorithm/run, which both layouts end in."""
+    parts = [folder.absolute().parts for folder in folders]
+    shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*parts, strict=False)))
+    return ["/".join(path[min(shared, len(path) - 3) :]) for path in parts]

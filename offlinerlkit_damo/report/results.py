@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from offlinerlkit_damo.errors import UserError
@@ -13,14 +15,28 @@ SCORE, SCORE_STD = "eval/normalized_episode_reward", "eval/normalized_episode_re
 
 
 def read_progress(folder: Path) -> pd.DataFrame:
-    """The run's progress table, a row an epoch, in the host's column names. Raises UserError where there is none."""
+    """The run's progress table, a row an epoch, in the host's column names; a row that is just being written is left out.
+
+    Raises UserError where there is none, no row in it, or something that is no number.
+    """
     path = folder / PROGRESS
     try:
-        return pd.read_csv(path)
-    except FileNotFoundError:
-        raise UserError(f"{str(folder)!r} is not a run folder: it has no {PROGRESS}") from None
-    except (pd.errors.EmptyDataError, pd.errors.ParserError):
-        raise UserError(f"{str(path)!r} holds no readable rows; the run ended before its first epoch") from None
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{str(folder)!r} is not a run folder: it has no readable {PROGRESS} ({error.strerror or error})") from None
+    try:
+        table = pd.read_csv(io.BytesIO(content[: content.rfind(b"\n") + 1]))
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
+        raise UserError(f"{str(path)!r} holds no readable rows; leave this run out, or wait for its first epoch") from None
+    if "timestep" not in table:
+        raise UserError(f"{str(path)!r} is no progress table: it has no column timestep; leave this run out")
+    if table.empty:
+        raise UserError(f"{str(path)!r} has no row yet; wait for the run's first epoch")
+    numbers = pd.DataFrame(table.apply(pd.to_numeric, errors="coerce"))
+    damaged = np.flatnonzero((numbers.isna() & table.notna()).any(axis=1) | numbers["timestep"].isna())
+    if len(damaged):
+        raise UserError(f"line {damaged[0] + 2} of {str(path)!r} is damaged; delete it, or leave this run out")
+    return numbers
 
 
 def read_evaluations(folder: Path) -> pd.DataFrame:

@@ -13,54 +13,101 @@ from offlinerlkit_damo.errors import UserError
 
 ROWS = "rows.csv"  # a comparison's table, in its folder
 LAST = 10
-NEEDED = ("task", "label", "algo", "seed", "timestep", "episode", "return", "score", "config_hash", "dataset", "finished")
+NUMBERS = ("seed", "timestep", "episode", "return", "score", "length")
+NEEDED = ("task", "label", "algo", "config_hash", "dataset", "finished", *NUMBERS)
+OPTIONAL = ("dataset_mean", "source", "host", "commit", "seconds", "q_data", "gamma")
+RUN = ["task", "label", "seed"]
 
 
 def read_rows(paths: Sequence[Path]) -> pd.DataFrame:
-    """The rows of one or more comparisons. Raises UserError for files that are no such tables, empty, or cut off."""
-    tables = []
+    """The rows of one or more comparisons. Raises UserError for files that are no such tables, empty, damaged, or that share a run."""
+    tables: list[pd.DataFrame] = []
     for path in paths:
         file = path / ROWS if path.is_dir() else path
         try:
-            table = pd.read_csv(file)
+            table = pd.read_csv(file, dtype={"label": str, "config_hash": str, "dataset": str})
         except FileNotFoundError:
             raise UserError(f"{str(path)!r} has no {ROWS}; give the folder of a comparison that `compare` made") from None
         except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
             raise UserError(f"{str(file)!r} is no table of a comparison; run `compare` again to have it gathered anew") from None
+        except OSError as error:
+            raise UserError(f"cannot read {str(file)!r} ({error.strerror or error})") from None
         missing = [name for name in NEEDED if name not in table]
         if missing:
             raise UserError(f"{str(file)!r} lacks the columns {', '.join(missing)}; run `compare` again to have it gathered anew")
-        broken = np.flatnonzero(table[list(NEEDED)].isna().any(axis=1))
+        for name in NUMBERS:
+            table[name] = pd.to_numeric(table[name], errors="coerce")
+        known = table["finished"].astype(str).isin(("True", "False"))
+        broken = np.flatnonzero(table[list(NEEDED)].isin((np.inf, -np.inf)).any(axis=1) | table[list(NEEDED)].isna().any(axis=1) | ~known)
         if len(broken):
-            raise UserError(f"{str(file)!r} has {len(broken)} broken rows, the first in line {broken[0] + 2}; run `compare` again")
+            raise UserError(
+                f"{str(file)!r} has {len(broken)} broken rows, the first in line {broken[0] + 2}; run `compare` again to have them anew"
+            )
+        table["finished"] = table["finished"].astype(str) == "True"
+        for name in OPTIONAL:
+            if name not in table:
+                table[name] = np.nan
+        for other in tables:
+            twice = table[RUN].drop_duplicates().merge(other[RUN].drop_duplicates())
+            if len(twice):
+                task, label, seed = twice.iloc[0]
+                raise UserError(
+                    f"{label} on {task}, seed {seed}, is in more than one of these comparisons; leave one of them out, or give its "
+                    "contestants names of their own in the plan"
+                )
         tables.append(table)
-    rows = pd.concat(tables, ignore_index=True)
+    rows = pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
     if not len(rows):
         raise UserError("there is no evaluation yet; wait for the first runs")
+    again = rows[rows.duplicated([*RUN, "timestep", "episode"])]
+    if len(again):
+        task, label, seed = again[RUN].iloc[0]
+        raise UserError(f"{label} on {task}, seed {seed}, has an episode twice; run `compare` again to have its rows gathered anew")
     return rows
 
 
+def contestants(rows: pd.DataFrame) -> list[str]:
+    """In the order of the rows, which is the plan's; the first is the one that others are compared with."""
+    return [str(label) for label in rows["label"].unique()]
+
+
 def curves(rows: pd.DataFrame) -> pd.DataFrame:
-    """task, label, seed, timestep, score: the mean of every evaluation's episodes."""
-    keys = ["task", "label", "seed", "timestep"]
-    return pd.DataFrame(rows.groupby(keys, sort=True)["score"].mean()).reset_index()
+    """task, label, seed, timestep, and of every evaluation: the mean score of its episodes, the minutes of training until it, the critic's
+    mean value of the data (q_data), and what an episode was worth; nan where one is not known.
+
+    The worth is the discounted return of an episode of the same return R and length L whose reward is spread evenly:
+    R / L (1 - gamma^L) / (1 - gamma).
+    """
+    share = (1 - rows["gamma"] ** rows["length"]) / (1 - rows["gamma"])
+    keyed = rows.assign(worth=rows["return"] / rows["length"] * share)
+    means = pd.DataFrame(keyed.groupby([*RUN, "timestep"], sort=True)[["score", "seconds", "q_data", "worth"]].mean()).reset_index()
+    return means.assign(minutes=means["seconds"] / 60).drop(columns="seconds")
+
+
+def on_common_grid(evaluations: pd.DataFrame) -> pd.DataFrame:
+    """The mean over seeds of one contestant's evaluations on one task, at the steps at which every seed was evaluated."""
+    every = evaluations.groupby("timestep")["seed"].nunique()
+    common = every[every == evaluations["seed"].nunique()].index
+    there = evaluations[evaluations["timestep"].isin(common)]
+    return pd.DataFrame(there.groupby("timestep")[["score", "minutes", "q_data", "worth"]].mean()).reset_index()
 
 
 def run_scores(rows: pd.DataFrame) -> pd.DataFrame:
     """A row a run: task, label, algo, seed, score, its number of evaluations and steps, whether it has finished."""
-    evaluations = curves(rows)
-    last = evaluations.groupby(["task", "label", "seed"]).tail(LAST)
-    scores = pd.DataFrame(last.groupby(["task", "label", "seed"])["score"].mean()).reset_index()
-    about = rows.groupby(["task", "label", "seed"], as_index=False).agg(
+    evaluations = pd.DataFrame(rows.groupby([*RUN, "timestep"], sort=True)["score"].mean()).reset_index()
+    last = evaluations.groupby(RUN).tail(LAST)
+    scores = pd.DataFrame(last.groupby(RUN)["score"].mean()).reset_index()
+    about = rows.groupby(RUN, as_index=False).agg(
         algo=("algo", "first"), evaluations=("timestep", "nunique"), steps=("timestep", "max"), finished=("finished", "all")
     )
-    return pd.DataFrame(scores.merge(about))
+    order = {label: i for i, label in enumerate(contestants(rows))}
+    return pd.DataFrame(scores.merge(about)).sort_values("label", key=lambda labels: labels.map(order), kind="stable", ignore_index=True)
 
 
 def score_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """A row a task and contestant: mean and standard deviation over seeds, and every seed's score by its number."""
+    """A row a task and contestant: mean and standard deviation over seeds, every seed's score by its number, and the steps of its runs."""
     found = []
-    for (task, label), group in scores.groupby(["task", "label"], sort=True):
+    for (task, label), group in scores.groupby(["task", "label"], sort=False):
         ordered = group.sort_values("seed")
         found.append(
             {
@@ -69,6 +116,7 @@ def score_table(scores: pd.DataFrame) -> pd.DataFrame:
                 "mean": float(ordered["score"].mean()),
                 "std": float(ordered["score"].std(ddof=0)),
                 "seeds": {int(seed): float(score) for seed, score in zip(ordered["seed"], ordered["score"], strict=True)},
+                "steps": sorted({int(steps) for steps in ordered["steps"]}),
             }
         )
     return pd.DataFrame(found)
@@ -80,7 +128,7 @@ def remarks(rows: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
     seeds = sorted(set(scores["seed"]))
     for task in sorted(set(scores["task"])):
         ours = scores[scores["task"] == task]
-        for label in sorted(set(scores["label"])):
+        for label in scores["label"].unique():
             have = set(ours[ours["label"] == label]["seed"])
             lacking = [str(seed) for seed in seeds if seed not in have]
             if not have:
@@ -92,10 +140,16 @@ def remarks(rows: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
         _differing(rows[rows["task"] == task], "dataset", f"runs on {task} learned from different datasets", found)
     for (task, label), group in rows.groupby(["task", "label"]):
         _differing(group, "config_hash", f"{label} on {task} has runs with different options", found)
-    unfinished = scores[~scores["finished"].astype(bool)]
-    found += [f"{run.label} on {run.task}, seed {run.seed}, has not finished ({run.steps} steps)" for run in unfinished.itertuples()]
-    few = scores[scores["finished"].astype(bool) & (scores["evaluations"] < LAST)]
-    found += [f"{run.label} on {run.task}, seed {run.seed}, has only {run.evaluations} evaluations" for run in few.itertuples()]
+    _differing(rows, "host", "runs stand on different hosts' classes", found)
+    _differing(rows, "commit", "runs were made by different versions of this package", found)
+    finished = scores["finished"]
+    for (task, label), group in scores[~finished].groupby(["task", "label"], sort=False):
+        going = ", ".join(f"seed {run.seed} ({run.steps} steps)" for run in group.itertuples())
+        found.append(f"{label} on {task} has not finished: {going}")
+    few = scores[finished & (scores["evaluations"] < LAST)]
+    if len(few):
+        numbers = "to".join(f" {number} " for number in sorted({few["evaluations"].min(), few["evaluations"].max()})).strip()
+        found.append(f"{len(few)} of {len(scores)} runs have only {numbers} evaluations, of which their scores are the means")
     if len(seeds) == 1:
         found.append("one seed: differences may be chance, and there are no intervals")
     return found

@@ -13,38 +13,51 @@ from offlinerlkit_damo.config import read_yaml
 NONE = "-"  # nothing was run, or published
 
 
-def published() -> tuple[str, dict[str, dict[str, float]]]:
-    """Where they are from, and task -> algorithm -> score on D4RL's data."""
+def published() -> list[tuple[str, dict[str, dict[str, float]]]]:
+    """Of every publication: what it is, and task -> algorithm -> score on D4RL's data."""
     content: dict[str, Any] = read_yaml(Path(str(resources.files("offlinerlkit_damo") / "configs" / "published.yaml")))
-    return str(content["source"]), content["scores"]
+    return [(str(entry["source"]), entry["scores"]) for entry in content["publications"]]
 
 
 def wide(table: pd.DataFrame, means: dict[str, float]) -> pd.DataFrame:
-    """A row a task, a column a contestant: "mean ± std (seed, seed, ...)"; `means` are the datasets' mean scores."""
+    """A row a task, a column a contestant: "mean ± std (seed, seed, ...)", of one seed its score; `means` are the datasets' mean scores."""
     labels = list(dict.fromkeys(table["label"]))
     found = []
     for task, group in table.groupby("task", sort=True):
-        row = {"task": str(task), "dataset": f"{means[str(task)]:.1f}" if str(task) in means else NONE}
+        steps = sorted({number for numbers in group["steps"] for number in numbers})
+        row = {
+            "task": str(task),
+            "steps": " to ".join(f"{number:,}" for number in sorted({steps[0], steps[-1]})),
+            "dataset": _points(means[str(task)]) if str(task) in means else NONE,
+        }
         cells = {str(entry["label"]): _cell(entry) for _, entry in group.iterrows()}
         found.append({**row, **{label: cells.get(label, NONE) for label in labels}})
     return pd.DataFrame(found)
 
 
 def _cell(entry: Any) -> str:
-    seeds = ", ".join(f"{score:.1f}" for score in entry["seeds"].values())
-    return f"{entry['mean']:.1f} ± {entry['std']:.1f} ({seeds})"
+    if len(entry["seeds"]) == 1:  # which has no spread
+        return _points(entry["mean"])
+    return f"{_points(entry['mean'])} ± {entry['std']:.1f} ({', '.join(map(_points, entry['seeds'].values()))})"
 
 
-def published_rows(tasks: list[str], algos: dict[str, str]) -> pd.DataFrame:
-    """The published scores of the contestants (label -> algorithm) on tasks of D4RL's names; empty where there are none."""
-    _, scores = published()
+def _points(score: float) -> str:
+    return f"{round(score, 1) + 0.0:.1f}"  # not -0.0
+
+
+def published_tables(tasks: list[str], algos: dict[str, str]) -> list[tuple[str, pd.DataFrame]]:
+    """Of every publication that has some: what it is, and its scores of the contestants (label -> algorithm) on tasks of D4RL's names.
+
+    Only of contestants that are an algorithm as it was published; on generated tasks these are scores on other data.
+    """
     found = []
-    for task in tasks:
-        known = scores.get(task.removesuffix("-v2"))
-        if known:
-            cells = {label: f"{known[algo]:.1f}" if label == algo and algo in known else NONE for label, algo in algos.items()}
-            found.append({"task": task, **cells})
-    return pd.DataFrame(found)
+    for source, scores in published():
+        known = {task: scores[task.removesuffix("-v2")] for task in tasks if task.removesuffix("-v2") in scores}
+        own = [label for label, algo in algos.items() if label == algo and any(label in row for row in known.values())]
+        if own:
+            cells = {task: {label: f"{row[label]:.1f}" if label in row else NONE for label in own} for task, row in known.items()}
+            found.append((source, pd.DataFrame([{"task": task, **row} for task, row in cells.items()])))
+    return found
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -55,4 +68,5 @@ def markdown(table: pd.DataFrame) -> str:
 
 def latex(table: pd.DataFrame) -> str:
     """A booktabs tabular."""
-    return table.replace("±", r"$\\pm$", regex=True).to_latex(index=False, escape=False).replace("_", r"\_")
+    columns = "l" + "r" * (len(table.columns) - 1)
+    return table.to_latex(index=False, escape=True, column_format=columns).replace("±", r"$\pm$")

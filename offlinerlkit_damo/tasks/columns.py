@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.tasks.dataset import Bools, Floats, OfflineDataset, assemble, check_actions, check_finite
+from offlinerlkit_damo.tasks.dataset import CHUNK, Bools, Floats, OfflineDataset, assemble, check_actions, check_finite
 
 MAX_ROWS = 20_000_000
 MAX_BYTES = 8 * 2**30  # of the arrays in memory, float32
@@ -110,7 +110,7 @@ def from_columns(path: Path, name: str | None, arrays: Mapping[str, Floats]) -> 
         timeouts = flags(path, "timeouts", arrays["timeouts"])
     else:
         assert next_observations is not None  # check_layout
-        timeouts = _breaks(arrays["observations"], next_observations) & ~terminals
+        timeouts = np.append(gaps(arrays["observations"], next_observations), False) & ~terminals  # the last episode is unfinished
     dataset = assemble(
         name or path.stem,
         observations=arrays["observations"],
@@ -135,14 +135,11 @@ def flags(path: Path, key: str, values: Floats) -> Bools:
     return flags
 
 
-def _breaks(observations: Floats, next_observations: Floats) -> Any:
-    """Rows [N] whose successor is not the following observation; the last row is not one, its episode is unfinished."""
-    breaks = np.zeros(len(observations), bool)
-    breaks[:-1] = other_states(next_observations[:-1], observations[1:])
-    return breaks
-
-
-def other_states(successors: Floats, following: Floats) -> Bools:
-    """Rows [N] of `successors` [N, d] that are not the state in `following` [N, d], beyond rounding."""
-    others: Bools = (np.abs(successors - following) > SAME_STATE * (1 + np.abs(following))).any(1)
-    return others
+def gaps(observations: Floats, next_observations: Floats) -> Bools:
+    """Whether a row's successor is another state than the following row's observation, [N - 1]; in little more room than that."""
+    found = np.zeros(len(observations) - 1, bool)
+    for start in range(0, len(found), CHUNK):
+        rows = slice(start, min(start + CHUNK, len(found)))
+        following = observations[1:][rows]
+        found[rows] = (np.abs(next_observations[rows] - following) > SAME_STATE * (1 + np.abs(following))).any(1)
+    return found

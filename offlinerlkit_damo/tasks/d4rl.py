@@ -12,6 +12,7 @@ from offlinerlkit_damo.tasks.download import download
 from offlinerlkit_damo.tasks.task import Task, list_tasks
 
 FOLDER_VARIABLE = "D4RL_DATASET_DIR"  # d4rl's own
+HOME_FOLDER = Path("~/.d4rl/datasets")
 HOST_VARIABLE = "OFFLINERLKIT_DAMO_D4RL_URL"
 PUBLIC_HOST = "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
 KEYS = ("observations", "actions", "rewards", "terminals")
@@ -20,7 +21,7 @@ KEYS = ("observations", "actions", "rewards", "terminals")
 def d4rl_folder() -> Path:
     """$D4RL_DATASET_DIR or ~/.d4rl/datasets, as the d4rl package has it; not created here."""
     chosen = os.environ.get(FOLDER_VARIABLE)
-    return Path(chosen).expanduser() if chosen else Path.home() / ".d4rl" / "datasets"
+    return Path(chosen or HOME_FOLDER).expanduser()
 
 
 def d4rl_file(task: Task) -> str:
@@ -29,8 +30,13 @@ def d4rl_file(task: Task) -> str:
 
 
 def d4rl_dataset(task: Task, *, progress: bool = True) -> Path:
-    """The path of D4RL's dataset of `task`, fetched on first use. Raises UserError, with the address and the folder, where it cannot be."""
+    """The path of D4RL's dataset of `task`: in the folder of $D4RL_DATASET_DIR, in ~/.d4rl/datasets, or fetched into the first.
+
+    Raises UserError, with the address and the folder, where it cannot be fetched.
+    """
     folder, name = d4rl_folder(), d4rl_file(task)
+    if not (folder / name).exists() and (HOME_FOLDER.expanduser() / name).exists():
+        return HOME_FOLDER.expanduser() / name
     url = f"{os.environ.get(HOST_VARIABLE, PUBLIC_HOST).rstrip('/')}/{name}"
     generated = f", or use --task {task.name}, which is generated here" if task.name in list_tasks() else ""
     remedy = f"put the file {url} into {folder} yourself ({FOLDER_VARIABLE} names another folder), give its path with --data{generated}"

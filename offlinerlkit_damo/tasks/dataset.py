@@ -16,6 +16,7 @@ from offlinerlkit_damo.errors import UserError
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
+CHUNK = 16_384  # rows compared or moved at once
 ACTION_TOLERANCE = 1e-6  # how far beyond [-1, 1] an action may lie
 
 
@@ -112,7 +113,7 @@ def assemble(
     every row is a valid transition. Without them the successor is the following row of the same episode, so a row at a
     time limit and the last row of an unfinished episode have none and are dropped and counted. A terminal row is kept,
     with its own observation as successor, and counted too: no value follows it whatever its successor is, and without
-    it nothing would tell that the state before it was the end.
+    it nothing would tell that the state before it was the end. The arrays become the dataset's: dropped rows are closed up in them.
     """
     rows = len(observations)
     ends = terminals | timeouts  # [N]
@@ -139,7 +140,7 @@ def assemble(
         keep = np.flatnonzero(terminals | ~np.append(ends[:-1], True))
         substituted = int(terminals.sum())
         next_observations = observations[np.where(terminals[keep], keep, keep + 1)]
-        observations, actions, rewards = observations[keep], actions[keep], rewards[keep]
+        observations, actions, rewards = (_closed_up(array, keep) for array in (observations, actions, rewards))
         terminals, steps = terminals[keep], steps[keep]
     return OfflineDataset(
         name=name,
@@ -152,6 +153,14 @@ def assemble(
         report=LoadReport(rows, len(observations), dropped, substituted),
         **episodes,
     )
+
+
+def _closed_up(array: Floats, keep: NDArray[np.int64]) -> Floats:
+    """Rows `keep`, in ascending order, of `array`, moved to its front: a copy would take the room of the whole dataset again."""
+    for start in range(0, len(keep), CHUNK):
+        rows = keep[start : start + CHUNK]
+        array[start : start + len(rows)] = array[rows]
+    return array[: len(keep)]
 
 
 def check_finite(source: str, key: str, array: Floats) -> None:

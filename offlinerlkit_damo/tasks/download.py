@@ -63,7 +63,7 @@ def _fetch(url: str, part: Path, remedy: str, progress: bool) -> None:
                 part.unlink()  # the part of another, longer file
                 reason = str(error)
             else:
-                raise UserError(f"{url} answers {error.code} {error.reason}; {remedy}") from error
+                raise UserError(f"{url} answers {error.code} {' '.join(str(error.reason).split())}; {remedy}") from error
         except ValueError as error:
             raise UserError(f"{url!r} is no address ({error}); {remedy}") from error
         except (urllib.error.URLError, TimeoutError, ConnectionError, HTTPException) as error:
@@ -78,7 +78,8 @@ def _connect(url: str, part: Path, have: int, progress: bool) -> bool:
     """One connection, continuing at byte `have`; whether the file is complete."""
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-        continued = answer.status == HTTPStatus.PARTIAL_CONTENT
+        begins = answer.headers.get("Content-Range", f"bytes {have}-")
+        continued = answer.status == HTTPStatus.PARTIAL_CONTENT and begins.startswith(f"bytes {have}-")
         start = have if continued else 0
         total = _announced(answer, start)
         with (
@@ -100,4 +101,4 @@ def _connect(url: str, part: Path, have: int, progress: bool) -> bool:
 def _announced(answer: Any, start: int) -> int | None:
     """The whole file's size; None where the server does not say."""
     length = answer.headers.get("Content-Length")
-    return None if length is None else start + int(length)
+    return start + int(length) if length is not None and length.isdecimal() else None

@@ -86,6 +86,12 @@ class SimulatorEnv:
         low, high = self._bounds
         return np.asarray(low + (np.clip(action, -1, 1) + 1) / 2 * (high - low), low.dtype)
 
+    def holds(self, actions: Floats) -> bool:
+        """Whether the simulator's own bounds are narrower than [-1, 1] and hold all of `actions` [n, a]: they may be unscaled then."""
+        if self._bounds is None or np.abs(self._bounds).max() >= 1:
+            return False
+        return bool((actions >= self._bounds[0]).all() and (actions <= self._bounds[1]).all())
+
     def get_normalized_score(self, score: float) -> float:
         """Where an undiscounted return lies between the references (0 and 1); times 100 it is D4RL's score."""
         return (score - self.ref_min_score) / (self.ref_max_score - self.ref_min_score)

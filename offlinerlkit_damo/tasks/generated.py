@@ -179,5 +179,5 @@ def _is_current(path: Path, identity: dict[str, Any]) -> bool:
     try:
         with h5py.File(path, "r") as file:
             return all(key in file.attrs and file.attrs[key] == value for key, value in identity.items())
-    except OSError:
+    except Exception:  # a damaged file makes the HDF5 library fail in any way
         return False

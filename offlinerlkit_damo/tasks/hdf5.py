@@ -20,13 +20,30 @@ def load_hdf5(path: Path, *, name: str | None = None) -> OfflineDataset:
     try:
         with h5py.File(path, "r") as file:
             columns = {key: file[key] for key in (*REQUIRED, *OPTIONAL) if isinstance(file.get(key), h5py.Dataset)}
-            check_layout(path, columns, has=[str(key) for key in file])
+            has = [f"{key} that is no dataset" if key in REQUIRED and key not in columns else str(key) for key in file]
+            check_layout(path, columns, has=has)
+            for key, dataset in columns.items():
+                _check_sources(path, key, dataset)
             arrays = {key: _read(dataset) for key, dataset in columns.items()}
     except UserError:
         raise
     except Exception as error:  # a damaged file makes the HDF5 library fail in any way
         raise UserError(f"cannot read {path} as HDF5: {error}; it may be cut short or another format, get it again") from error
     return from_columns(path, name, arrays)
+
+
+def _check_sources(path: Path, key: str, dataset: h5py.Dataset) -> None:
+    """Raise UserError for a virtual dataset of files that are not there: HDF5 would read zeros in their place."""
+    if not dataset.is_virtual:
+        return
+    for source in dataset.virtual_sources():
+        try:
+            with h5py.File(path if source.file_name == "." else path.parent / source.file_name, "r") as file:
+                whole = isinstance(file.get(source.dset_name), h5py.Dataset)
+        except OSError:
+            whole = False
+        if not whole:
+            raise UserError(f"{path}: {key} is put together from {source.file_name}, which lacks it or is not there; put it beside it")
 
 
 def _read(dataset: h5py.Dataset) -> Floats:

@@ -35,19 +35,28 @@ def load_npz(path: Path, *, name: str | None = None, time_limit: int | None = No
         wanted = {*REQUIRED, *OPTIONAL, *NEORL, "index", "truncated"}
         with np.load(path, allow_pickle=False) as file:
             has = list(file.files)
-            arrays = {key: file[key] for key in has if key in wanted}
+            arrays = {key: file[key] if key == "index" else _narrow(file[key]) for key in has if key in wanted}
     except UserError:
         raise
     except Exception as error:  # a damaged file makes zip, zlib and numpy fail in any way
         reason = " ".join(str(error).split())[:150]
+        if "allow_pickle" in reason:
+            raise UserError(f"{path} holds Python objects, which are not loaded: they could run code; store numbers (float32)") from error
         raise UserError(f"cannot read {path} as .npz ({reason}); it may be cut short or another format, get it again") from error
     if "obs" in arrays:
         arrays = _from_neorl(path, arrays, time_limit, trajectories)
     elif trajectories is not None:
         raise UserError(f"{path} is no file of NeoRL's: it has {', '.join(sorted(has)) or 'nothing'} and no obs")
     columns = {key: arrays[key] for key in (*REQUIRED, *OPTIONAL) if key in arrays}
+    arrays.clear()  # so that what is converted below is not held twice
     check_layout(path, columns, has=has)
-    return from_columns(path, name, {key: np.asarray(array, np.float32) for key, array in columns.items()})
+    return from_columns(path, name, {key: np.ascontiguousarray(columns.pop(key), np.float32) for key in list(columns)})
+
+
+def _narrow(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    """An array of floats as float32, before the next one is read; any other as it is."""
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as that
+        return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
 
 
 def _from_neorl(path: Path, arrays: Arrays, time_limit: int | None, trajectories: int | None) -> dict[str, NDArray[np.generic]]:
@@ -80,9 +89,11 @@ def _from_neorl(path: Path, arrays: Arrays, time_limit: int | None, trajectories
 
 def _ends(path: Path, index: NDArray[np.generic], rows: int) -> NDArray[np.int64]:
     """One behind the last row of each trajectory, from NeoRL's index of ends, or of beginnings with the first left out."""
-    if index.dtype.kind not in "iu" or index.ndim != 1:
+    if index.dtype.kind not in "fiu" or index.shape not in ((index.size,), (index.size, 1)):
         raise UserError(f"{path}: index has type {index.dtype} and shape {index.shape}; it must hold row numbers [trajectories]")
-    ends = np.asarray(index, np.int64)
+    if index.dtype.kind == "f" and (index % 1 != 0).any():  # NeoRL stores them as floats
+        raise UserError(f"{path}: index has values that are no row numbers; get it again")
+    ends = np.asarray(index, np.int64).reshape(-1)
     if (ends < 0).any() or (ends > rows).any():
         raise UserError(f"{path}: index has row numbers beyond the file's {rows} rows; get it again")
     return ends[ends > 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +23,22 @@ def make_simulator(env_id: str, **options: Any) -> Simulator:
     except gymnasium.error.UnregisteredEnv as error:
         raise unknown("environment", env_id, gymnasium.registry) from error
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+        newer = _newer(env_id)
+        if newer:  # of which there is no package to install
+            raise UserError(f"the simulator {env_id} is too old for this Gymnasium ({error}); choose {' or '.join(newer)}") from error
         remedy = '; run: pip install "gymnasium[mujoco]"' if "mujoco" in str(error).lower() else ""
         raise UserError(f"the simulator {env_id} needs a package that is missing ({error}){remedy}") from error
     except gymnasium.error.Error as error:  # an outdated version, a malformed name
         raise UserError(f"Gymnasium cannot make {env_id!r} ({' '.join(str(error).split())})") from error
+
+
+def _newer(env_id: str) -> list[str]:
+    """Later versions of one of MuJoCo's simulators, where MuJoCo itself is installed and so is not what is missing."""
+    name, _, version = env_id.rpartition("-v")
+    if importlib.util.find_spec("mujoco") is None or not version.isdigit():
+        return []
+    versions = [spec.version for spec in gymnasium.registry.values() if spec.name == name and "mujoco" in str(spec.entry_point)]
+    return [f"{name}-v{later}" for later in sorted(filter(None, versions)) if later >= max(4, int(version) + 1)]
 
 
 @contextmanager

@@ -165,6 +165,11 @@ def _train(
             f"WARNING: {int(dataset.terminals.sum())} recorded transitions end their episode, and no rule is known by which the states of "
             f"{config.task} do: rollouts of the model never end"
         )
+    if isinstance(env, SimulatorEnv) and facts["task"]["source"] == "file" and env.holds(dataset.actions):
+        logger.log(
+            f"WARNING: all actions of the data lie within the bounds of {env.env_id}, which are narrower than [-1, 1]; if they are in the "
+            "simulator's own units, scale them to [-1, 1]"
+        )
     dynamics, dynamics_facts = None, None
     if config.algo_name in MODEL_BASED:
         dynamics, dynamics_facts = prepare_dynamics(config, dataset, logger, scaler, own=Path(logger.checkpoint_dir) / "dynamics")

@@ -17,6 +17,7 @@ import pytest
 
 from offlinerlkit_damo.__main__ import main
 from offlinerlkit_damo.compare import runner
+from offlinerlkit_damo.compare.command import Display
 from offlinerlkit_damo.compare.estimate import estimate
 from offlinerlkit_damo.compare.plan import jobs, make_plan
 from offlinerlkit_damo.errors import UserError
@@ -51,6 +52,8 @@ def test_runs_are_made_gathered_and_never_repeated(place: Path) -> None:
     damo = rows[rows["label"] == "damo"]
     assert damo.groupby("seed")["dynamics"].nunique().eq(1).all() and damo["dynamics"].nunique() == 2
     assert damo["config_hash"].nunique() == 1  # the seed is no part of it
+    assert damo.groupby(["seed", "timestep"])["seconds"].nunique().eq(1).all() and damo.groupby("seed")["seconds"].nunique().eq(3).all()
+    assert damo["q_data"].notna().all() and rows[rows["label"] == "odice"]["q_data"].isna().all() and set(rows["gamma"]) == {0.99}
     (folder,) = (place / "out").glob("runs/damo/hopper-random/damo/seed_1*")
     last = json.loads((folder / "result" / "results.json").read_text())["evaluations"]["score"][-1]
     ours = damo[(damo["seed"] == 1) & (damo["timestep"] == 60)]
@@ -64,7 +67,7 @@ def test_runs_are_made_gathered_and_never_repeated(place: Path) -> None:
         runner.run_plan(other, place / "out", at_once=1, show=silent)
 
     page = write_report([place / "out"], place / "report").read_text()
-    assert page.count("<svg") == 2 and "http://www.w3.org" in page and "src=" not in page and "href=\"http" not in page
+    assert page.count("<img") == 5  # intervals, profiles, learning curves, wall-clock, values
     assert "| hopper-random |" in (place / "report" / "scores.md").read_text()
 
 
@@ -133,3 +136,21 @@ def test_an_estimate_grows_with_the_work(place: Path) -> None:
 def test_wrong_flags_are_one_sentence(flags: str, words: str, place: Path) -> None:
     with pytest.raises(UserError, match=words):
         main(["compare", *shlex.split(flags)])
+
+
+def test_the_table_on_a_terminal_fits_it(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Longer or higher than the terminal it could not be written over."""
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("LINES", "8")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    plan = make_plan(["hopper-random"], ["odice"], 10, OPTIONS)
+    every = [runner.Status(job, state="finished", step=60, score=12.0) for job in jobs(plan, place)]
+    every[9].state, every[9].step = "running", 30
+    show = Display()
+    show(every)
+    every[9].state = "failed"
+    show(every)
+    first, second = capsys.readouterr().out.split("\033[7F\033[J")
+    for shown, state in ((first, "running"), (second, "failed")):
+        lines = shown.splitlines()
+        assert len(lines) == 7 and max(map(len, lines)) < 60 and "seed 10" in lines[0] and state in lines[0] and "9 finished" in lines[-1]

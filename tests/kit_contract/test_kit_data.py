@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
+
+from offlinerlkit_damo.tasks import load_dataset
 
 OBS, ACT = 3, 2
 
@@ -168,6 +172,34 @@ def test_loader_without_next_observations(host: Any) -> None:
     loaded = host.qlearning_dataset(env, env.data)
     assert loaded["observations"].ravel().tolist() == [0, 1, 2, 3, 4, 6, 7, 8]
     assert loaded["next_observations"].ravel().tolist() == [1, 2, 3, 4, 5, 7, 8, 9]
+
+
+@pytest.mark.parametrize("with_next", [True, False])
+def test_this_packages_loader_gives_the_hosts_rows_and_those_that_it_loses(host: Any, with_next: bool, tmp_path: Path) -> None:
+    rng, count = np.random.default_rng(0), 390
+    obs = rng.normal(size=(count + 1, 3)).astype("f4")
+    ends, terminals = np.arange(count) % 20 == 19, np.arange(count) % 60 == 39
+    timeouts = ends & ~terminals
+    actions, rewards = rng.uniform(-1, 1, (count, 2)).astype("f4"), rng.normal(size=count).astype("f4")
+    data = {"observations": obs[:-1], "actions": actions, "rewards": rewards, "terminals": terminals, "timeouts": timeouts}
+    if with_next:
+        data["next_observations"] = np.where(ends[:, None], rng.normal(size=(count, 3)), obs[1:]).astype("f4")
+    with h5py.File(tmp_path / "data.hdf5", "w") as file:
+        for key, column in data.items():
+            file[key] = column
+    ours = load_dataset(tmp_path / "data.hdf5")
+    theirs = host.qlearning_dataset(Env(), {key: value.copy() for key, value in data.items()})
+    if with_next:  # they drop the last row and those at a time limit, whose successors are recorded
+        shared, of_host = ~timeouts & (np.arange(count) < count - 1), np.ones(len(theirs["rewards"]), bool)
+        assert len(ours) == count
+    else:  # the kit drops terminal rows as well, and nothing tells then that the state before one was the end
+        shared, of_host = ~ours.terminals, ~theirs["terminals"]
+        assert ours.terminals.sum() == terminals.sum()
+        assert len(ours) == count - timeouts.sum() - 1
+    assert shared.sum() == of_host.sum() > 300
+    for key, column in ours.transitions().items():
+        np.testing.assert_array_equal(column[shared], theirs[key][of_host], err_msg=key)
+    assert len(ours.episode_starts) == 20
 
 
 def test_loader_without_timeouts_counts_steps(host: Any) -> None:

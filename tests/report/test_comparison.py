@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import re
+from html.parser import HTMLParser
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report import statistics
-from offlinerlkit_damo.report.comparison import aggregate_table, complete_matrices, write_report
-from offlinerlkit_damo.report.scores import read_rows, remarks, run_scores, score_table
-from offlinerlkit_damo.report.tables import latex, markdown, published_rows, wide
+from offlinerlkit_damo.report.comparison import aggregate, aggregate_table, complete_matrices, left_out, write_report
+from offlinerlkit_damo.report.scores import curves, on_common_grid, read_rows, remarks, run_scores, score_table
+from offlinerlkit_damo.report.tables import latex, markdown, published_tables, wide
 
 OURS = np.array([[10.0, 90.0, 50.0], [30.0, 120.0, 55.0], [20.0, 100.0, 55.0]])  # [seeds, tasks]
 THEIRS = np.array([[15.0, 80.0, 55.0], [25.0, 95.0, 40.0]])
@@ -25,8 +29,9 @@ def rows_of(tmp_path: Path, drop: int | None = None, **changes: object) -> Path:
         {
             "task": task, "label": label, "algo": {"a": "damo", "b": "mopo"}[label], "seed": seed, "timestep": 100 * step,
             "episode": episode,
-            "return": 1.0, "score": seed + step + episode + 10 * (label == "b"), "length": 5, "dataset_mean": 3.5, "source": "generated",
-            "config_hash": label, "dataset": task, "dynamics": "x", "host": "standin", "commit": "c", "seconds": 1.0, "finished": True,
+            "return": 10.0, "score": seed + step + episode + 10 * (label == "b"), "length": 5, "dataset_mean": 3.5, "source": "generated",
+            "config_hash": label, "dataset": task, "dynamics": "x", "host": "standin", "commit": "c", "seconds": 6.0 * step, "q_data": 50.0,
+            "gamma": 0.9, "finished": True,
         }
         for task, label, seed, step, episode in product(("hopper-medium", "hopper-random"), "ab", (1, 2), range(1, 13), range(2))
     ]  # fmt: skip
@@ -49,25 +54,62 @@ def test_a_runs_score_is_the_mean_of_its_last_ten_evaluations(tmp_path: Path) ->
     cell = table[(table["task"] == "hopper-medium") & (table["label"] == "b")].iloc[0]
     assert cell["seeds"] == {1: 19.0, 2: 20.0} and (cell["mean"], cell["std"]) == (19.5, 0.5)
     text = markdown(wide(table, {"hopper-medium": 3.5}))
-    assert "| hopper-medium | 3.5 | 9.5 ± 0.5 (9.0, 10.0) | 19.5 ± 0.5 (19.0, 20.0) |" in text
-    assert "| hopper-random | - |" in text
-    assert r"9.5 $\pm$ 0.5 (9.0, 10.0)" in latex(wide(table, {}))
+    assert "| hopper-medium | 1,200 | 3.5 | 9.5 ± 0.5 (9.0, 10.0) | 19.5 ± 0.5 (19.0, 20.0) |" in text
+    assert "| hopper-random | 1,200 | - |" in text
+    alone = {"task": "t", "label": "a", "mean": -0.04, "std": 0.0, "seeds": {3: -0.04}, "steps": [5]}
+    assert wide(pd.DataFrame([alone]), {}).iloc[0].to_dict() == {"task": "t", "steps": "5", "dataset": "-", "a": "0.0"}
+
+
+def test_latex_is_balanced_and_escaped() -> None:
+    entry = {"task": "walker2d_50%", "label": "a_b&c", "mean": 9.5, "std": 0.5, "seeds": {1: 9.0, 2: 10.0}, "steps": [100, 200]}
+    text = latex(wide(pd.DataFrame([entry]), {}))
+    lines = text.splitlines()
+    assert (lines[0], lines[-1]) == (r"\begin{tabular}{lrrr}", r"\end{tabular}")
+    assert r"walker2d\_50\% & 100 to 200 & - & 9.5 $\pm$ 0.5 (9.0, 10.0) \\" in lines
+    assert r"task & steps & dataset & a\_b\&c \\" in lines and text.isascii()
 
 
 def test_published_scores_are_those_of_the_algorithm_itself() -> None:
-    table = published_rows(["hopper-medium-v2", "nothing"], {"damo": "damo", "damo+x": "damo", "odice": "odice"})
-    assert table.to_dict("records") == [{"task": "hopper-medium-v2", "damo": "93.8", "damo+x": "-", "odice": "86.1"}]
+    (paper, ours), (kit, theirs) = published_tables(["hopper-medium-v2", "nothing"], {"damo": "damo", "damo+x": "damo", "mopo": "mopo"})
+    assert "2502.00850" in paper and ours.to_dict("records") == [{"task": "hopper-medium-v2", "damo": "93.8", "mopo": "62.8"}]
+    assert "OfflineRL-Kit" in kit and theirs.to_dict("records") == [{"task": "hopper-medium-v2", "mopo": "62.8"}]
+    assert published_tables(["nothing"], {"damo": "damo"}) == []
 
 
 def test_what_is_missing_or_unlike_is_told_and_nothing_is_cut(tmp_path: Path) -> None:
     assert remarks(*told(rows_of(tmp_path / "whole"))) == []
     lacking = rows_of(tmp_path / "lacking", drop=2)
     assert remarks(*told(lacking)) == ["b on hopper-random has no seed 2"]
-    assert list(complete_matrices(told(lacking)[1])) == ["a"]
+    rows, scores = told(lacking)
+    matrices = complete_matrices(scores)
+    assert list(matrices) == ["a"] and left_out(rows, matrices) == ["no figures over all tasks for b: not every seed was run on every task"]
     other = remarks(*told(rows_of(tmp_path / "other", dataset="other")))
     assert "runs on hopper-medium learned from different datasets (hopper-medium, other)" in other
     going = remarks(*told(rows_of(tmp_path / "going", finished=False)))
-    assert "b on hopper-medium, seed 1, has not finished (1200 steps)" in going
+    assert "b on hopper-medium has not finished: seed 1 (1200 steps), seed 2 (1200 steps)" in going
+    assert remarks(*told(rows_of(tmp_path / "versions", commit="d"))) == ["runs were made by different versions of this package (c, d)"]
+    short = rows_of(tmp_path / "short") / "rows.csv"
+    table = pd.read_csv(short)
+    table[(table["label"] == "a") | (table["timestep"] <= 300)].to_csv(short, index=False)
+    assert "4 of 8 runs have only 3 evaluations, of which their scores are the means" in remarks(*told(short.parent))
+
+
+def test_contestants_keep_the_order_of_the_rows(tmp_path: Path) -> None:
+    folder = rows_of(tmp_path)
+    table = pd.read_csv(folder / "rows.csv")
+    table.sort_values("label", ascending=False, kind="stable").to_csv(folder / "rows.csv", index=False)
+    _, scores = told(folder)
+    assert list(complete_matrices(scores)) == ["b", "a"] and list(wide(score_table(scores), {}))[3:] == ["b", "a"]
+
+
+def test_curves_have_a_common_grid_only_where_every_seed_was_evaluated(tmp_path: Path) -> None:
+    every = curves(read_rows([rows_of(tmp_path)]))
+    ours = every[(every["task"] == "hopper-medium") & (every["label"] == "a")]
+    assert ours["minutes"].tolist() == pytest.approx([0.1 * step for step in range(1, 13)] * 2)
+    assert ours["worth"].tolist() == pytest.approx([sum(2 * 0.9**i for i in range(5))] * 24)  # 10 points in 5 steps, spread evenly
+    grid = on_common_grid(ours[(ours["seed"] == 1) | (ours["timestep"] <= 400)])
+    assert grid["timestep"].tolist() == [100, 200, 300, 400]
+    assert grid["score"].tolist() == pytest.approx([step + 2 for step in range(1, 5)])  # seeds 1 and 2, episodes 0 and 1
 
 
 def told(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -80,35 +122,83 @@ def test_statistics_are_rliables_formulas() -> None:
     ordered = sorted(OURS.ravel())
     cut = len(ordered) // 4
     assert statistics.iqm(OURS) == pytest.approx(np.mean(ordered[cut:-cut]))
+    assert np.isnan(statistics.iqm(OURS[:, :1]))  # three scores have no middle half
     assert statistics.optimality_gap(OURS) == pytest.approx(100 - np.mean([min(x, 100) for x in OURS.ravel()]))
     wins = [np.mean([(x > y) + 0.5 * (x == y) for x, y in product(OURS[:, t], THEIRS[:, t])]) for t in range(3)]
     assert statistics.improvement(OURS, THEIRS) == pytest.approx(np.mean(wins))
+    assert [stats.mannwhitneyu(OURS[:, t], THEIRS[:, t]).statistic / 6 for t in range(3)] == pytest.approx(wins)
     levels = np.array([0.0, 50.0, 200.0])
     np.testing.assert_allclose(statistics.profile(OURS, levels), [1.0, 5 / 9, 0.0])
+
+
+@pytest.mark.parametrize("name", ["iqm", "mean", "optimality_gap"])
+def test_statistics_take_redraws_in_front(name: str) -> None:
+    statistic = getattr(statistics, name)
+    many = np.random.default_rng(0).uniform(0, 130, (5, 3, 2))
+    np.testing.assert_allclose(statistic(many), [statistic(one) for one in many])
+    back = many[::-1]
+    np.testing.assert_allclose(statistics.improvement(many, back), [statistics.improvement(*pair) for pair in zip(many, back, strict=True)])
+    levels = np.array([40.0, 80.0])
+    np.testing.assert_allclose(statistics.profile(many, levels).T, [statistics.profile(one, levels) for one in many])
 
 
 def test_intervals_redraw_seeds_within_each_task() -> None:
     """With one task all redrawn means lie between the extremes; a task's scores never mix with another's."""
     found = statistics.interval(statistics.mean, np.array([[0.0, 100.0], [0.0, 200.0]]))
-    assert (found.value, found.low, found.high) == (75.0, 50.0, 100.0)
-    # of three seeds all three draws are the worst one in 1 of 27 cases, more often than in 2.5%
+    assert (found.value, found.low, found.high) == (75.0, 50.0, 100.0)  # the first task is 0 in every redraw, the second 100 to 200
     ours = statistics.interval(statistics.mean, OURS[:, :1])
     assert (ours.low, ours.high) == (10.0, 30.0)
     ten = statistics.interval(statistics.mean, np.arange(10.0)[:, None])
     assert 2.5 < ten.low < 3.1 and 5.9 < ten.high < 6.5  # 4.5 -+ 1.96 * sqrt(8.25 / 10)
     assert np.isnan(statistics.interval(statistics.mean, OURS[:1]).low)
+    apart = statistics.interval(statistics.improvement, OURS + np.array([200.0, 0.0, 0.0]), OURS)
+    assert apart.low >= 1 / 3  # on the first task every redraw wins
 
 
 def test_aggregates_compare_with_the_first(tmp_path: Path) -> None:
-    table = aggregate_table(told(rows_of(tmp_path))[1])
+    table = aggregate_table(aggregate(complete_matrices(told(rows_of(tmp_path))[1])))
     assert list(table["contestant"]) == ["a", "b"] and table["P(better than a)"].tolist()[1].startswith("1.00")
     assert table["IQM"].tolist()[1].startswith("19.5 [19.0, 20.0]")
 
 
-def test_the_page_needs_no_network(tmp_path: Path) -> None:
-    page = write_report([rows_of(tmp_path)], tmp_path / "out").read_text()
-    assert page.count("<svg") == 3 and "<script" not in page and "<link" not in page and "<img" not in page
+class Reader(HTMLParser):
+    """Every attribute of a page, and what its images are."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.attributes: list[tuple[str, str, str]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def of(self, tag: str, name: str) -> list[str]:
+        return [value for its, key, value in self.attributes if (its, key) == (tag, name)]
+
+
+def test_the_page_names_nothing_outside_itself(tmp_path: Path) -> None:
+    text = write_report([rows_of(tmp_path)], tmp_path / "out").read_text()
+    page = Reader(text)
+    pictures = page.of("img", "src")
+    assert len(pictures) == 2 + 2 * 3 and len([alt for alt in page.of("img", "alt") if alt]) == len(pictures)
+    assert "://" not in text and not {name for _, name, _ in page.attributes} & {"href", "srcset", "onload"}
+    for picture in pictures:
+        drawing = base64.b64decode(picture.removeprefix("data:image/svg+xml;base64,")).decode()
+        named = set(re.findall(r"[a-z]+://[^\"' >]+", drawing))
+        # names of formats, which no reader fetches
+        assert named <= {"http://www.w3.org/Graphics/SVG/1.1/DTD/svg11.dtd", "http://www.w3.org/1999/xlink", "http://www.w3.org/2000/svg"}
+    assert len(page.of("th", "scope")) == text.count("<th ") and text.count("<caption>") == text.count("<table>")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.html", "scores.md", "scores.csv", "scores.tex"}
+
+
+def test_a_page_of_one_run_without_figures_of_its_training(tmp_path: Path) -> None:
+    folder = rows_of(tmp_path)
+    table = pd.read_csv(folder / "rows.csv")
+    alone = table[(table["label"] == "a") & (table["seed"] == 1) & (table["task"] == "hopper-random") & (table["timestep"] == 100)]
+    alone.drop(columns=["seconds", "q_data", "gamma", "dataset_mean"]).to_csv(folder / "rows.csv", index=False)
+    text = write_report([folder], tmp_path / "out").read_text()
+    assert text.count("<img") == 3  # the mean and the gap, the profile, one learning curve
+    assert "one seed: differences may be chance" in text and "nan" not in re.sub('"data:[^"]*"', "", text)
 
 
 def test_broken_tables_are_one_sentence(tmp_path: Path) -> None:
@@ -119,13 +209,21 @@ def test_broken_tables_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no table of a comparison"):
         read_rows([tmp_path])
     path.write_text("task,label\na,b\n")
-    with pytest.raises(UserError, match="lacks the columns algo, seed"):
+    with pytest.raises(UserError, match="lacks the columns algo, config_hash"):
         read_rows([tmp_path])
     whole = rows_of(tmp_path / "x") / "rows.csv"
     lines = whole.read_text().splitlines()
     path.write_text("\n".join([*lines[:5], "hopper-medium,a", *lines[5:]]))
     with pytest.raises(UserError, match="1 broken rows, the first in line 6"):
         read_rows([tmp_path])
+    path.write_text("\n".join([*lines[:5], lines[5].replace("hopper-medium,a,damo,1", "hopper-medium,a,damo,one"), *lines[6:]]))
+    with pytest.raises(UserError, match="1 broken rows, the first in line 6"):
+        read_rows([tmp_path])
+    path.write_text("\n".join([*lines, lines[-1]]))
+    with pytest.raises(UserError, match="b on hopper-random, seed 2, has an episode twice"):
+        read_rows([tmp_path])
+    with pytest.raises(UserError, match="a on hopper-medium, seed 1, is in more than one"):
+        read_rows([whole.parent, whole])
     path.write_text(lines[0] + "\n")
     with pytest.raises(UserError, match="no evaluation yet"):
         read_rows([tmp_path])

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from offlinerlkit_damo.__main__ import main
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.curve import draw_learning_curve
 from offlinerlkit_damo.report.results import read_evaluations
@@ -67,6 +68,8 @@ def test_refusals(tmp_path: Path) -> None:
         draw_learning_curve([run], tmp_path / "figure.xyz")
     with pytest.raises(UserError, match="another dataset"):
         draw_learning_curve([run, other], tmp_path / "c.png")
-    with pytest.raises(UserError, match=r"no run\.json"):
+    with pytest.raises(UserError, match=r"has no run\.json"):
         draw_learning_curve([tmp_path], tmp_path / "c.png")
     assert not (tmp_path / "c.png").exists()
+    with pytest.raises(UserError, match=r"is neither a run's folder, with run\.json, nor a comparison's, with rows\.csv"):
+        main(["report", str(run), str(tmp_path)])

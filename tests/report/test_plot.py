@@ -10,7 +10,9 @@ from matplotlib.figure import Figure
 
 from offlinerlkit_damo.__main__ import main
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.report.plot import draw_figures
+from offlinerlkit_damo.report.looks import looks
+from offlinerlkit_damo.report.plot import _names, draw_figures
+from offlinerlkit_damo.report.results import read_progress
 
 
 def run_folder(place: Path, name: str, text: str) -> Path:
@@ -52,6 +54,18 @@ def test_every_run_is_a_line_in_every_panel_that_it_has(runs: list[Path], tmp_pa
     assert out.read_text().lstrip().startswith("<?xml")
 
 
+def test_runs_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
+    text = "alpha,timestep\n1,10\n"
+    ours = [run_folder(tmp_path / "runs" / label, "seed_1", text) for label in ("damo", "damo-square")]
+    assert _names(ours) == [f"{label}/hopper-medium-v2/mopo/seed_1" for label in ("damo", "damo-square")]
+    assert _names(ours[:1]) == ["hopper-medium-v2/mopo/seed_1"]
+
+
+def test_looks_differ() -> None:
+    found = looks([str(i) for i in range(21)])
+    assert len({(look.colour, look.dashes) for look in found.values()}) == 21
+
+
 def test_the_command_draws_scores_unless_told_otherwise(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["plot", *map(str, runs), "--out", str(tmp_path / "a.png")])
     assert "eval/normalized_episode_reward" in capsys.readouterr().out and (tmp_path / "a.png").stat().st_size > 1000
@@ -65,3 +79,26 @@ def test_wrong_keys_suffixes_and_folders_are_one_sentence(runs: list[Path], tmp_
     with pytest.raises(UserError, match="is not a run folder"):
         draw_figures([tmp_path], tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "holds no readable rows"),
+        (b"\xff\xfe\x00\x80\n\x81\n", "holds no readable rows"),
+        (b"alpha,timestep\n", "has no row yet"),
+        (b"alpha,beta\n1,2\n", "has no column timestep"),
+        (b"alpha,timestep\n1,10\nx,20\n", "line 3 of .* is damaged"),
+        (b"alpha,timestep\n1\n2,10\n", "line 2 of .* is damaged"),
+    ],
+)
+def test_damaged_tables_are_one_sentence(content: bytes, words: str, runs: list[Path], tmp_path: Path) -> None:
+    (runs[0] / "record" / "policy_training_progress.csv").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        draw_figures(runs, tmp_path / "a.png", ["alpha"])
+
+
+def test_a_row_that_is_being_written_is_left_out(runs: list[Path]) -> None:
+    with (runs[0] / "record" / "policy_training_progress.csv").open("a") as file:
+        file.write("0.25,3,5,3")
+    assert read_progress(runs[0])["timestep"].tolist() == [10, 20]

@@ -115,6 +115,8 @@ def test_a_file_that_is_there_is_not_fetched(server: Server, tmp_path: Path, mon
     home.mkdir(parents=True)
     (home / NAME).write_bytes(d4rl_bytes(30))
     assert len(resolve_dataset("hopper-medium-replay-v2", progress=False)) == 30
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "another"))  # without it: the usual folder is looked at, too
+    assert fetch() == home / NAME and not (tmp_path / "another").exists()
     assert server.asked == []
 
 
@@ -134,6 +136,25 @@ def test_a_later_call_continues_what_an_earlier_one_left(server: Server, tmp_pat
 
 def test_a_server_without_ranges_starts_again(server: Server) -> None:
     server.cuts, server.ranges = [1000], False
+    assert fetch().read_bytes() == server.content
+
+
+def test_a_range_other_than_the_one_asked_for_is_not_appended(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.cuts, server.ranges = [1000], False
+    send = Handler.send_response
+
+    def partial(handler: Handler, code: int) -> None:
+        send(handler, 206)
+        handler.send_header("Content-Range", f"bytes 0-{len(server.content) - 1}/{len(server.content)}")
+
+    monkeypatch.setattr(Handler, "send_response", partial)
+    assert fetch().read_bytes() == server.content and server.asked == [None, "bytes=1000-"]
+
+
+@pytest.mark.parametrize("length", ["many", "-5"])
+def test_a_length_that_is_no_number_is_none(server: Server, length: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    send = Handler.send_header
+    monkeypatch.setattr(Handler, "send_header", lambda self, key, value: send(self, key, length if key == "Content-Length" else value))
     assert fetch().read_bytes() == server.content
 
 

@@ -172,6 +172,66 @@ def test_own_reference_scores() -> None:
         make_env("CartPole-v1", ref_scores=(0.0, 1.0))
 
 
+class Toy(gymnasium.Env[Any, Any]):
+    """Three steps, rewarded by the action; its spaces are what a test makes of them."""
+
+    def __init__(self, observations: Any = None, actions: Any = None) -> None:
+        self.observation_space = gymnasium.spaces.Box(-1, 1, (2,)) if observations is None else observations
+        self.action_space = actions
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        self.taken = 0
+        return np.zeros(2, "f4"), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.taken += 1
+        return np.zeros(2, "f4"), float(action @ [1, 100]), self.taken == 3, False, {}
+
+
+@pytest.fixture
+def toy() -> Iterator[str]:
+    gymnasium.register("Toy-v0", Toy)
+    yield "Toy-v0"
+    del gymnasium.registry["Toy-v0"]
+
+
+def test_each_bound_of_an_action_counts(toy: str) -> None:
+    actions = gymnasium.spaces.Box(np.array([-1, 0], "f4"), np.array([3, 10], "f4"))
+    env = SimulatorEnv(toy, 0, 100, options={"actions": actions})
+    returns, lengths = env.run_episodes(lambda obss: np.tile([0.5, -0.5], (len(obss), 1)), [0, 1])
+    assert returns.tolist() == [3 * (2 + 250)] * 2 and lengths.tolist() == [3, 3]
+    env.close()
+
+
+def test_actions_in_the_units_of_narrow_bounds_are_noticed(toy: str) -> None:
+    narrow = SimulatorEnv(toy, 0, 100, options={"actions": gymnasium.spaces.Box(-0.4, 0.4, (2,))})
+    assert narrow.holds(np.array([[0.4, -0.4]], "f4")) and not narrow.holds(np.array([[0.4, -0.4], [0.41, 0]], "f4"))
+    for low, high in ((-1, 1), (-2, 2), (0, 5)):
+        assert not SimulatorEnv(toy, 0, 100, options={"actions": gymnasium.spaces.Box(low, high, (2,))}).holds(np.zeros((1, 2), "f4"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"actions": gymnasium.spaces.Box(-np.inf, np.inf, (2,))}, "unbounded actions"),
+        ({"actions": gymnasium.spaces.Box(0, np.inf, (2,))}, "unbounded actions"),
+        ({"actions": gymnasium.spaces.Box(-1, 1, (2, 2))}, "no vectors"),
+        ({"actions": gymnasium.spaces.Discrete(2)}, "discrete"),
+        ({"actions": gymnasium.spaces.Box(-1, 1, (2,)), "observations": gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8)}, "no vectors"),
+        ({"actions": gymnasium.spaces.Box(-1, 1, (2,)), "observations": gymnasium.spaces.Dict()}, "discrete"),
+    ],
+)
+def test_simulators_that_a_policy_here_cannot_act_in(options: dict[str, Any], words: str, toy: str) -> None:
+    with pytest.raises(UserError, match=words):
+        SimulatorEnv(toy, 0, 100, options=options)
+
+
+@pytest.mark.parametrize(("old", "newer"), [("Hopper-v3", "Hopper-v4 or Hopper-v5"), ("Pusher-v4", "Pusher-v5")])
+def test_a_simulator_that_is_too_old_names_the_newer_ones(old: str, newer: str) -> None:
+    with pytest.raises(UserError, match=f"too old for this Gymnasium .*; choose {newer}"):
+        make_env(old, ref_scores=(0.0, 1.0))
+
+
 def test_missing_mujoco_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in [name for name in sys.modules if name.split(".")[0] == "mujoco" or ".mujoco" in name]:
         monkeypatch.delitem(sys.modules, module)

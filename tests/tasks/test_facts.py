@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import WriteFile
 
 from offlinerlkit_damo.__main__ import main
+from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.tasks import OfflineDataset, get_task, load_dataset, make_dataset
 from offlinerlkit_damo.tasks.dataset import assemble
 from offlinerlkit_damo.tasks.facts import check_dataset, dataset_facts
+
+WriteFile = Callable[..., Path]
 
 
 @pytest.fixture
@@ -65,6 +69,26 @@ def test_faults_are_found(hopper: OfflineDataset) -> None:
     assert any("observations do not vary in columns 3" in remark.text and not remark.problem for remark in remarks)
 
 
+def test_missing_timeouts_are_a_problem_with_and_without_next_observations(write_file: WriteFile, random_rows: Any) -> None:
+    rng = np.random.default_rng(0)
+    rows = random_rows(rng, 5000, obs_dim=11, action_dim=3, end_rate=0)
+    rows["timeouts"][499::500] = True
+    rows["next_observations"][499::500] += 1
+    assert check_dataset(load_dataset(write_file(rows))) == []
+    rows["timeouts"][:] = False  # nine breaks in five thousand rows
+    assert "in 9 of 4999 rows next_observations is not the following" in problems(load_dataset(write_file(rows)), None)[0]
+    del rows["next_observations"]
+    assert "an episode has 4999 steps and Hopper-v4 stops after 1000" in problems(load_dataset(write_file(rows)))[0]
+
+
+def test_timeouts_in_the_wrong_rows_are_told(write_file: WriteFile, random_rows: Any) -> None:
+    rows = random_rows(np.random.default_rng(0), 200, end_rate=0)
+    rows["next_observations"][49::50] += 1
+    rows["timeouts"][48::50] = True  # one too early
+    texts = [remark.text for remark in check_dataset(load_dataset(write_file(rows)))]
+    assert any("after 4 of 4 timeouts the episode goes on in the following row" in text for text in texts)
+
+
 def test_what_the_loader_did_is_told() -> None:
     rng = np.random.default_rng(0)
     ends = np.arange(20) % 5 == 4
@@ -94,6 +118,34 @@ def test_info_prints_draws_and_writes(
         assert image.size == (1440, 840)
     main(["data", "check", str(path), "--task", "hopper-random"])
     assert "nothing that would spoil a training" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("obs_dim", "action_dim", "reward"), [(400, 60, 3e38), (1, 1, 1e8), (3, 2, 0.0)])
+def test_any_dataset_can_be_drawn(
+    obs_dim: int, action_dim: int, reward: float, tmp_path: Path, write_file: WriteFile, random_rows: Any
+) -> None:
+    """Hundreds of columns, equal rewards too large for numpy's own bins, no complete episode."""
+    rows = random_rows(np.random.default_rng(0), 12, obs_dim=obs_dim, action_dim=action_dim, end_rate=0)
+    rows["rewards"][:] = reward
+    out = tmp_path / "new" / "figure.png"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a layout without room warns
+        main(["data", "info", str(write_file(rows)), "--out", str(out)])
+    with PIL.Image.open(out) as image:
+        assert image.size == (1440, 840)
+
+
+def test_refusals_of_the_command(tmp_path: Path, write_file: WriteFile, random_rows: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(write_file(random_rows(np.random.default_rng(0), 12)))
+    for words, message in (
+        (["list", "hopper-medium"], "data list takes no name"),
+        (["info", path, "--json", str(tmp_path)], "is a folder; give the name of a file"),
+        (["info", path, "--out", str(tmp_path)], "is a folder; give the name of a file"),
+        (["info", "."], "is a folder, not a dataset"),
+    ):
+        with pytest.raises(UserError, match=message):
+            main(["data", *words])
+    assert capsys.readouterr().out == ""
 
 
 def test_check_exits_with_1_for_a_problem(write_file: WriteFile, random_rows: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,6 +86,37 @@ def test_group_in_place_of_a_dataset_and_file_without_keys(write_file: WriteFile
     assert "it has nothing" in refusal(write_file({}))
 
 
+def test_a_link_that_leads_nowhere_is_no_dataset(write_file: WriteFile, rows: dict[str, Any]) -> None:
+    rewards = rows.pop("rewards")
+    path = write_file(rows)
+    for link in (h5py.SoftLink("/nowhere"), h5py.ExternalLink("absent.hdf5", "/rewards")):
+        with h5py.File(path, "a") as file:
+            file["rewards"] = link
+        assert "lacks rewards" in refusal(path) and "rewards that is no dataset" in refusal(path)
+        with h5py.File(path, "a") as file:
+            del file["rewards"]
+    write_file({"rewards": rewards}, "absent.hdf5")
+    with h5py.File(path, "a") as file:
+        file["rewards"] = h5py.ExternalLink("absent.hdf5", "/rewards")
+    np.testing.assert_array_equal(load_dataset(path).rewards, rewards)
+
+
+def test_parts_of_a_virtual_dataset_must_be_there(tmp_path: Path, write_file: WriteFile, rows: dict[str, Any]) -> None:
+    """HDF5 itself reads zeros for what it does not find."""
+    source, path = write_file(rows, "part.hdf5"), tmp_path / "all.hdf5"
+    with h5py.File(path, "w") as file:
+        for key, value in rows.items():
+            layout = h5py.VirtualLayout(value.shape, value.dtype)
+            layout[:] = h5py.VirtualSource("part.hdf5", key, value.shape)
+            file.create_virtual_dataset(key, layout)
+    assert load_dataset(path).fingerprint == load_dataset(source).fingerprint
+    with h5py.File(source, "a") as file:
+        del file["rewards"]
+    assert "rewards is put together from part.hdf5, which lacks it" in refusal(path)
+    source.unlink()
+    assert "observations is put together from part.hdf5" in refusal(path)
+
+
 def test_neither_timeouts_nor_next_observations(write_file: WriteFile, rows: dict[str, Any]) -> None:
     del rows["timeouts"], rows["next_observations"]
     assert "add one of the two" in refusal(write_file(rows))

@@ -1,0 +1,127 @@
+"""The figures of a comparison. Contestants keep their colour, dashes and marker from figure to figure; legends stand beside the axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import EngFormatter
+
+from offlinerlkit_damo.report import statistics
+from offlinerlkit_damo.report.looks import Look
+from offlinerlkit_damo.report.scores import on_common_grid
+from offlinerlkit_damo.report.statistics import Interval, Scores
+
+LEVELS = 200  # of a performance profile
+WIDTH, HEIGHT = 8.5, 4.0
+
+
+def learning_curves(evaluations: pd.DataFrame, drawn: Mapping[str, Look], dataset_mean: float | None) -> Figure:
+    """Every run's score against gradient steps, and the mean over seeds at the steps at which all of them were evaluated."""
+    figure, axes = _axes()
+    _curves(axes, evaluations, drawn, "timestep", "score")
+    if dataset_mean is not None:
+        axes.axhline(dataset_mean, color="0.35", linestyle=":", linewidth=1.2, label="mean of the dataset")
+    axes.set(xlabel="gradient steps", ylabel="normalised score")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    return _with_legend(figure)
+
+
+def wall_clock(evaluations: pd.DataFrame, drawn: Mapping[str, Look]) -> Figure:
+    """Every run's score against the minutes of its training, and the mean over seeds of both."""
+    figure, axes = _axes()
+    _curves(axes, evaluations, drawn, "minutes", "score")
+    axes.set(xlabel="minutes of training, without that of the dynamics model", ylabel="normalised score")
+    return _with_legend(figure)
+
+
+def values(evaluations: pd.DataFrame, drawn: Mapping[str, Look]) -> Figure:
+    """A panel a contestant: the critic's value of the data (solid) and what the evaluation's episodes were worth (dotted)."""
+    shown = [label for label in drawn if (evaluations["label"] == label).any()]
+    figure = Figure(figsize=(WIDTH, HEIGHT * 0.8 * -(-len(shown) // 2)), layout="constrained")
+    panels = figure.subplots(-(-len(shown) // 2), 2, squeeze=False, sharex=True).ravel()
+    for panel, label in zip(panels, shown, strict=False):
+        ours = evaluations[evaluations["label"] == label]
+        for name, dashes, what in (
+            ("q_data", "-", "estimate: the critic's mean value of the data"),
+            ("worth", ":", "real: an evaluation's episode"),
+        ):
+            for _, run in ours.groupby("seed"):
+                panel.plot(run["timestep"], run[name], color=drawn[label].colour, linestyle=dashes, linewidth=0.7, alpha=0.5)
+            grid = on_common_grid(ours)
+            panel.plot(grid["timestep"], grid[name], color=drawn[label].colour, linestyle=dashes, linewidth=2.2)
+            panel.plot([], [], color="0.3", linestyle=dashes, linewidth=2.2, label=what)
+        panel.set_title(label)
+        panel.tick_params(labelbottom=True)
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+    for panel in panels[len(shown) :]:
+        panel.set_visible(False)
+    figure.supxlabel("gradient steps", fontsize="medium")
+    figure.supylabel("discounted return", fontsize="medium")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def profiles(matrices: Mapping[str, Scores], drawn: Mapping[str, Look]) -> Figure:
+    """The share of runs above every score, with its interval."""
+    figure, axes = _axes()
+    every = np.concatenate([matrix.ravel() for matrix in matrices.values()])
+    levels = np.linspace(min(0.0, every.min() - 1), max(statistics.EXPERT, every.max() + 1), LEVELS)
+    for label, matrix in matrices.items():
+        found, look = statistics.interval(lambda scores: statistics.profile(scores, levels), matrix), drawn[label]
+        axes.step(levels, found.value, where="post", color=look.colour, linestyle=look.dashes, linewidth=2, label=label)
+        if not np.isnan(found.low).any():
+            axes.fill_between(levels, found.low, found.high, step="post", color=look.colour, alpha=0.15, linewidth=0)
+    axes.set(xlabel="normalised score", ylabel="share of runs above it", ylim=(-0.02, 1.02))
+    return _with_legend(figure)
+
+
+def intervals(aggregates: Mapping[str, Mapping[str, Interval]], drawn: Mapping[str, Look]) -> Figure:
+    """A panel a statistic, a line a contestant: the figure as a dot, its interval as a bar; of statistic -> contestant -> figure."""
+    labels = [label for label in drawn if any(label in found for found in aggregates.values())]
+    figure = Figure(figsize=(WIDTH, 1.1 + 0.35 * len(labels)), layout=ConstrainedLayoutEngine(wspace=0.06))
+    panels = figure.subplots(1, len(aggregates), sharey=True, squeeze=False).ravel()
+    for panel, (name, found) in zip(panels, aggregates.items(), strict=True):
+        for label, interval in found.items():
+            height, look = labels.index(label), drawn[label]
+            panel.plot([interval.low, interval.high], [height, height], color=look.colour, linewidth=5, alpha=0.4, solid_capstyle="butt")
+            panel.plot([interval.value], [height], color=look.colour, marker=look.marker, markersize=6)
+        panel.set_xlabel(name)
+        panel.grid(axis="x", color="0.9")
+        panel.tick_params(axis="y", length=0)
+        panel.spines[["left", "top", "right"]].set_visible(False)
+    panels[0].set_yticks(range(len(labels)), labels)
+    panels[0].set_ylim(len(labels) - 0.5, -0.5)
+    return figure
+
+
+def _axes() -> tuple[Figure, Axes]:
+    # not pyplot: importing this must not choose the user's backend
+    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(color="0.92")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _curves(axes: Axes, evaluations: pd.DataFrame, drawn: Mapping[str, Look], across: str, up: str) -> None:
+    for label, look in drawn.items():
+        ours = evaluations[evaluations["label"] == label]
+        if ours.empty:
+            continue
+        for _, run in ours.groupby("seed"):
+            axes.plot(run[across], run[up], color=look.colour, linewidth=0.7, alpha=0.4)
+        grid = on_common_grid(ours)
+        axes.plot(
+            grid[across], grid[up], color=look.colour, linestyle=look.dashes, linewidth=2.2, marker=look.marker, markersize=6,
+            markevery=max(1, len(grid) // 6), label=f"{label}, {ours['seed'].nunique()} seed{'s' * (ours['seed'].nunique() > 1)}",
+        )  # fmt: skip
+
+
+def _with_legend(figure: Figure) -> Figure:
+    figure.legend(loc="outside right upper", frameon=False)
+    return figure
