@@ -93,6 +93,9 @@ def _report(arguments: argparse.Namespace) -> None:
 
         print(write_report(arguments.runs, arguments.out or arguments.runs[0]))
         return
+    for path in arguments.runs:
+        if not (path / "run.json").exists():
+            raise UserError(f"{str(path)!r} is neither a run's folder, with run.json, nor a comparison's, with {ROWS}")
     from offlinerlkit_damo.report.curve import draw_learning_curve
 
     out = arguments.out or Path("learning_curve.png")

@@ -56,7 +56,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
 
     text = markdown(shown) + "".join(f"\n* {note}" for note in told) + ("\n" if told else "")
     text += "" if summary.empty else f"\n{markdown(summary)}"
-    text += "" if differences.empty else f"\n{pairs.CAPTION}\n\n{markdown(differences)}"
+    text += "" if differences.empty else f"\n{pairs.CAPTION}\n\n{markdown(pairs.shown(differences))}"
     _write(out / "scores.md", text + "".join(f"\n{about} {source}:\n\n{markdown(table)}" for source, table in theirs))
     _write(out / "scores.csv", scores.to_csv(index=False))
     _write(out / "scores.tex", latex(shown) + ("" if summary.empty else f"\n{latex(summary)}"))
@@ -71,12 +71,16 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
         *([page.paragraph(about)] if theirs else []),
         *(page.table(table, source) for source, table in theirs),
         *_over_all_tasks(aggregates, summary, matrices, drawn),
-        *([] if differences.empty else [page.heading("Beside the plain algorithm"), page.table(differences, pairs.CAPTION)]),
+        *([] if differences.empty else _beside_the_plain(pairs.shown(differences))),
     ]
     for task, group in curves(rows).groupby("task", sort=True):
         parts += _of_task(str(task), group, drawn, means.get(str(task)))
     _write(out / "report.html", page.page("Comparison", parts))
     return out / "report.html"
+
+
+def _beside_the_plain(differences: pd.DataFrame) -> list[str]:
+    return [page.heading("Beside the plain algorithm"), page.paragraph(pairs.CAPTION), page.table(differences, "Paired differences")]
 
 
 def _over_all_tasks(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from offlinerlkit_damo.report import statistics
-from offlinerlkit_damo.report.tables import NONE
 
 ALL = "all tasks"
 CAPTION = (
@@ -18,14 +19,14 @@ CAPTION = (
 def paired_differences(rows: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """A row a task and contestant that has options of its own while its plain algorithm, called by its name, was run too.
 
-    Columns: contestant, beside (the plain algorithm), task, difference ("mean [low, high]" over seeds, in normalised points: redrawn are
-    pairs, within each task) and seeds (every pair's difference). Of several tasks with the same seeds there is a row "all tasks" too. Seeds
-    that only one of the two has, and runs on another dataset or model, are no pairs; the second result names the latter.
+    Columns: contestant, beside (the plain algorithm), task, difference (an Interval of the mean over seeds, in normalised points: redrawn
+    are pairs, within each task) and seeds, seed -> difference. Of several tasks with the same seeds there is a row "all tasks" too.
+    Seeds that only one of the two has, and runs on another dataset or model, are no pairs; the second result names them.
     """
-    known = rows.assign(dynamics=rows.get("dynamics"))  # an unfinished run has not said which model is its own
+    known = rows.assign(dynamics=rows.get("dynamics"))  # a table of another maker may not have it
     origin = known.groupby(["task", "label", "seed"], as_index=False)[["dataset", "dynamics"]].first()
     table = scores.merge(origin)
-    found: list[dict[str, str]] = []
+    found: list[dict[str, Any]] = []
     told: list[str] = []
     algos = table.groupby("label", sort=False)["algo"].first()
     for label, algo in algos.items():
@@ -33,22 +34,37 @@ def paired_differences(rows: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.Dat
             continue
         per_task = {}
         for task, group in table.groupby("task", sort=True):
-            both = group[group["label"] == label].merge(group[group["label"] == algo], on="seed", suffixes=("", "_plain"))
-            unlike = both["dataset"] != both["dataset_plain"]
-            unlike |= (both["dynamics"] != both["dynamics_plain"]) & both["dynamics"].notna() & both["dynamics_plain"].notna()
-            told += [f"{label} and {algo} on {task}, seed {seed}: another dataset or model, no pair" for seed in both[unlike]["seed"]]
-            both = both[~unlike].sort_values("seed")
-            if len(both):
-                per_task[str(task)] = both["seed"].tolist(), (both["score"] - both["score_plain"]).to_numpy(np.float64)
-        names = {"contestant": str(label), "beside": str(algo)}
-        for task, (_, differences) in per_task.items():
-            found.append({**names, "task": task, **_cells(differences[:, None]), "seeds": ", ".join(f"{x:+.1f}" for x in differences)})
-        if len(per_task) > 1 and len({tuple(seeds) for seeds, _ in per_task.values()}) == 1:
-            matrix = np.stack([differences for _, differences in per_task.values()], 1)
-            found.append({**names, "task": ALL, **_cells(matrix), "seeds": NONE})
+            pairs = group[group["label"] == label].merge(group[group["label"] == algo], on="seed", suffixes=("", "_plain"))
+            unlike = pairs["dataset"] != pairs["dataset_plain"]
+            # an unfinished run has not said which model is its own
+            unlike |= (pairs["dynamics"] != pairs["dynamics_plain"]) & pairs["dynamics"].notna() & pairs["dynamics_plain"].notna()
+            told += [f"{label} and {algo} on {task}, seed {seed}: another dataset or model, no pair" for seed in pairs[unlike]["seed"]]
+            pairs = pairs[~unlike].sort_values("seed")
+            if len(pairs):
+                difference = (pairs["score"] - pairs["score_plain"]).to_numpy(np.float64)
+                per_task[str(task)] = dict(zip(map(int, pairs["seed"]), map(float, difference), strict=True))
+        found += [_row(str(label), str(algo), task, np.array([[x] for x in seeds.values()]), seeds) for task, seeds in per_task.items()]
+        if len(per_task) > 1 and len({tuple(seeds) for seeds in per_task.values()}) == 1:
+            matrix = np.array([list(seeds.values()) for seeds in per_task.values()]).T
+            found.append(_row(str(label), str(algo), ALL, matrix, {}))
     return pd.DataFrame(found), told
 
 
-def _cells(matrix: statistics.Scores) -> dict[str, str]:
-    mean = statistics.interval(statistics.mean, matrix)
-    return {"difference": f"{mean.value:+.1f}" + ("" if np.isnan(mean.low) else f" [{mean.low:+.1f}, {mean.high:+.1f}]")}
+def _row(label: str, algo: str, task: str, matrix: statistics.Scores, seeds: dict[int, float]) -> dict[str, Any]:
+    difference = statistics.interval(statistics.mean, matrix)
+    return {"contestant": label, "beside": algo, "task": task, "difference": difference, "seeds": seeds}
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """The table for people: "+3.1 [+1.0, +5.2]", and every seed's difference."""
+    if table.empty:
+        return table
+    return pd.DataFrame(
+        {
+            **{name: table[name] for name in ("contestant", "beside", "task")},
+            "difference": [
+                f"{x.value:+.1f}" + ("" if np.isnan(x.low) else f" [{x.low:+.1f}, {x.high:+.1f}]") for x in table["difference"]
+            ],
+            "seeds": [", ".join(f"{value:+.1f}" for value in seeds.values()) or "-" for seeds in table["seeds"]],
+        }
+    )

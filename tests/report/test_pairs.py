@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from itertools import product
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pandas as pd
 import pytest
 
 from offlinerlkit_damo.report.comparison import write_report
-from offlinerlkit_damo.report.pairs import paired_differences
+from offlinerlkit_damo.report.pairs import paired_differences, shown
 from offlinerlkit_damo.report.scores import run_scores
 
 PLAIN = {("t1", 1): 10.0, ("t1", 2): 20.0, ("t1", 3): 60.0, ("t2", 1): 5.0, ("t2", 2): 5.0, ("t2", 3): 5.0}
@@ -38,15 +37,17 @@ def pairs_of(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def test_differences_are_those_of_the_same_seed() -> None:
-    """And what is redrawn are the pairs: plain scores between 5 and 60 do not widen the interval, which stays within the differences."""
     table, told = pairs_of(rows_of())
     assert told == [] and list(table["task"]) == ["t1", "t2", "all tasks"] and set(table["beside"]) == {"mopo"}
-    assert table["seeds"].tolist() == ["+1.0, +3.0, -1.0", "+7.0, +8.0, +9.0", "-"]
-    assert table["difference"].tolist()[:2] == ["+1.0 [-1.0, +3.0]", "+8.0 [+7.0, +9.0]"]
-    value, low, high = map(float, re.findall(r"[+-][\d.]+", table["difference"].iloc[2]))
+    assert table["seeds"].tolist() == [{1: 1.0, 2: 3.0, 3: -1.0}, {1: 7.0, 2: 8.0, 3: 9.0}, {}]
+    first, second, both = table["difference"]
+    assert (first.value, second.value, both.value) == pytest.approx((1.0, 8.0, 4.5))
+    # redrawn are the pairs: plain scores between 5 and 60 do not widen the interval, which stays within the differences
+    assert (first.low, first.high) == (-1.0, 3.0) and (second.low, second.high) == (7.0, 9.0)
     rng = np.random.default_rng(1)
     draws = [np.mean([rng.choice([1.0, 3, -1], 3).mean(), rng.choice([7.0, 8, 9], 3).mean()]) for _ in range(4000)]
-    assert (value, low, high) == pytest.approx((4.5, *np.quantile(draws, [0.025, 0.975])), abs=0.25)
+    assert (both.low, both.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.2)
+    assert shown(table)["difference"].tolist()[0] == "+1.0 [-1.0, +3.0]" and shown(table)["seeds"].tolist()[1] == "+7.0, +8.0, +9.0"
 
 
 def test_other_models_and_data_are_no_pairs() -> None:
@@ -61,11 +62,11 @@ def test_missing_seeds_leave_the_pairs_that_there_are() -> None:
     rows = rows_of()
     rows = rows[~((rows["label"] == "mopo") & (rows["task"] == "t2") & (rows["seed"] == 3))]
     table, _ = pairs_of(rows)
-    assert table["seeds"].tolist() == ["+1.0, +3.0, -1.0", "+7.0, +8.0"]  # and no row over unequal tasks
+    assert table["seeds"].tolist() == [{1: 1.0, 2: 3.0, 3: -1.0}, {1: 7.0, 2: 8.0}]  # and no row over unequal tasks
     alone = rows[rows["label"] == "mopo"]
     assert pairs_of(alone)[0].empty
     single, _ = pairs_of(rows[rows["seed"] == 1])
-    assert single["difference"].iloc[0] == "+1.0"
+    assert np.isnan(single["difference"].iloc[0].low) and shown(single)["difference"].iloc[0] == "+1.0"
 
 
 def test_the_report_has_the_table(tmp_path: Path) -> None:
