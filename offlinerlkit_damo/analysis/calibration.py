@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from offlinerlkit_damo.analysis.clouds import Transitions, offline
-from offlinerlkit_damo.analysis.drawing import Drawn, look
+from offlinerlkit_damo.analysis.drawing import Drawn
 from offlinerlkit_damo.analysis.overlap import auc, estimate, redrawn
 from offlinerlkit_damo.analysis.runs import Learned, settings_of
 from offlinerlkit_damo.analysis.settings import Settings
+from offlinerlkit_damo.report.looks import looks
 from offlinerlkit_damo.tasks import OfflineDataset, can_make, resolve_dataset
 from offlinerlkit_damo.training.dynamics import seed_everything
 
@@ -123,13 +124,15 @@ def _figure(table: pd.DataFrame, scores: Sequence[dict[str, Any]], fresh: bool) 
     diagram, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.4))
     diagram.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="calibrated")
     names = [f"{score['label']}, seed {score['seed']}" for score in scores]
-    for (name, how), score in zip(look(names).items(), scores, strict=True):
+    for (name, look), score in zip(looks(names).items(), scores, strict=True):
         rows = table[(table["label"] == score["label"]) & (table["seed"] == score["seed"])]
         bars = np.array([rows["observed"] - rows["observed_low"], rows["observed_high"] - rows["observed"]]).clip(0)
         label = f"{name}: calibration error {score['calibration_error']:.3f}, AUC {score['auc']:.2f}"
-        diagram.errorbar(rows["predicted"], rows["observed"], bars, marker="o", markersize=4, capsize=2, linewidth=1.2, label=label, **how)
-        histogram.plot(rows["predicted"], rows["synthetic"], color=how["color"], linewidth=1.2)
-        histogram.plot(rows["predicted"], rows["real"], color=how["color"], linewidth=1.2, linestyle=":")
+        how = {"color": look.colour, "linewidth": 1.2}
+        where = {"marker": look.marker, "markersize": 4, "capsize": 2, "linestyle": look.dashes}
+        diagram.errorbar(rows["predicted"], rows["observed"], bars, label=label, **how, **where)
+        histogram.plot(rows["predicted"], rows["synthetic"], **how)
+        histogram.plot(rows["predicted"], rows["real"], linestyle=":", **how)
     kind = "held out" if fresh else "the dataset's own rows: seen in training"
     diagram.set(ylabel="observed share of synthetic transitions", title=f"real transitions: {kind}", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     figure.legend(*diagram.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=1 if len(names) < 8 else 2)

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from offlinerlkit_damo.analysis.drawing import COLOURS, Drawn, look
+from offlinerlkit_damo.analysis.drawing import Drawn
 from offlinerlkit_damo.analysis.runs import Run, settings_of
 from offlinerlkit_damo.compare.rows import config_hash
 from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.report.looks import COLOURS, looks
 from offlinerlkit_damo.report.results import SCORE, read_evaluations, read_progress
 from offlinerlkit_damo.report.scores import LAST
 from offlinerlkit_damo.training.run_folder import is_finished
@@ -37,7 +38,8 @@ def draw_curves(runs: Sequence[Run]) -> Drawn:
     figure = Figure(figsize=(14, 4.6), layout="constrained")
     figure.suptitle(runs[0].facts["config"]["task"])
     panels = figure.subplots(1, 3)
-    for name, how in look(table["label"].tolist()).items():
+    for name, look in looks(list(dict.fromkeys(table["label"]))).items():
+        how = {"color": look.colour, "linestyle": look.dashes}
         ours = table[table["label"] == name]
         several = ours["seed"].nunique() > 1
         for panel, (x, y) in zip(panels, (("timestep", "score"), ("timestep", "value"), ("score", "value")), strict=True):

@@ -23,11 +23,12 @@ def paired_differences(rows: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.Dat
     are pairs, within each task) and seeds, seed -> difference. Of several tasks with the same seeds there is a row "all tasks" too.
     Seeds that only one of the two has, and runs on another dataset or model, are no pairs; the second result names them.
     """
-    origin = rows.groupby(["task", "label", "seed"], as_index=False)[["dataset", "dynamics"]].first()
+    known = rows.assign(dynamics=rows.get("dynamics"))  # a table of another maker may not have it
+    origin = known.groupby(["task", "label", "seed"], as_index=False)[["dataset", "dynamics"]].first()
     table = scores.merge(origin)
     found: list[dict[str, Any]] = []
     told: list[str] = []
-    algos = table.groupby("label")["algo"].first()
+    algos = table.groupby("label", sort=False)["algo"].first()
     for label, algo in algos.items():
         if label == algo or algo not in algos.index:
             continue

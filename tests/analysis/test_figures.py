@@ -18,7 +18,6 @@ import torch
 
 from offlinerlkit_damo.__main__ import main
 from offlinerlkit_damo.analysis.distributions import Components
-from offlinerlkit_damo.analysis.drawing import look
 from offlinerlkit_damo.analysis.runs import Learned, find_runs, load_dataset, rollout_of_rows
 from offlinerlkit_damo.compare.plan import jobs, read_plan
 from offlinerlkit_damo.errors import UserError
@@ -143,10 +142,6 @@ def test_components_are_the_directions_of_most_variance() -> None:
     slow = (rows - rows.mean(0)) @ vectors[:, ::-1][:, :2]
     np.testing.assert_allclose(np.abs(found(rows)), np.abs(slow), atol=1e-9)
     assert found.explained == pytest.approx((values[::-1] / values.sum())[:2].tolist())
-
-
-def test_no_two_lines_look_alike() -> None:
-    assert len({tuple(how.values()) for how in look([str(i) for i in range(28)]).values()}) == 28
 
 
 def changed(run: Path, folder: Path, **config: Any) -> Path:
