@@ -74,7 +74,9 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    if any((path / "rows.csv").is_file() for path in arguments.runs):
+    from offlinerlkit_damo.report.scores import ROWS
+
+    if any((path / ROWS).is_file() for path in arguments.runs):
         from offlinerlkit_damo.report.comparison import write_report
 
         print(write_report(arguments.runs, arguments.out or arguments.runs[0]))

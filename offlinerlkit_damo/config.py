@@ -30,6 +30,12 @@ DIVERGENCES = ("cubic", "chi2", "half_chi2", "soft_chi2", "kl", "cubic_kl", "pow
 MAX_SEED = 2**32 - 1
 
 
+def check_seed(seed: int) -> None:
+    """Raise UserError for a seed that the generators do not take."""
+    if not 0 <= seed <= MAX_SEED:
+        raise UserError(f"seed {seed} is out of range; choose 0 to {MAX_SEED}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DAMOConfig:
     """The method's options (docs/method.md gives each one's equation)."""

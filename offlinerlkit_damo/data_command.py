@@ -16,7 +16,7 @@ def add_data_flags(data: argparse.ArgumentParser) -> None:
     data.add_argument("action", choices=actions, help=text)
     data.add_argument("name", nargs="?", help="task, e.g. hopper-medium-expert; for info and check also a file, or minari:<id>")
     data.add_argument("--task", help="of info and check: the task that a file is judged as, for scores and the termination rule")
-    data.add_argument("--out", type=Path, metavar="PNG", help="of info: figure to write [<name>.png]")
+    data.add_argument("--out", type=Path, metavar="FILE", help="of info: figure to write [<name>.png]")
     data.add_argument("--json", type=Path, metavar="FILE", help="of info: write the facts, every column's range with them")
     data.add_argument("--size", type=int, help="of make: transitions [200000]")
     data.add_argument("--seed", type=int, help="of make: seed [0]")
@@ -99,6 +99,7 @@ def _dataset(arguments: argparse.Namespace) -> tuple[Any, Any]:
 def _info(arguments: argparse.Namespace) -> None:
     from offlinerlkit_damo.files import check_writable, save_json
     from offlinerlkit_damo.report.dataset import draw_dataset
+    from offlinerlkit_damo.report.figures import check_figure
     from offlinerlkit_damo.tasks.facts import dataset_facts
 
     stem = Path(arguments.name.replace(":", "-")).stem
@@ -107,6 +108,7 @@ def _info(arguments: argparse.Namespace) -> None:
         if path.is_dir():
             raise UserError(f"{str(path)!r} is a folder; give the name of a file")
         check_writable(path.parent)
+    check_figure(out)
     dataset, task = _dataset(arguments)
     facts = dataset_facts(dataset, task)
 

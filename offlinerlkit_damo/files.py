@@ -64,17 +64,27 @@ def sweep(folder: Path) -> None:
 
 
 @contextmanager
-def waiting_lock(path: Path, waiting_for: str) -> Iterator[None]:
+def waiting_lock(path: Path, waiting_for: str, *, remedy: str = REMEDY) -> Iterator[None]:
     """Hold the lock at `path`, waiting, with one line on stderr, while another process does.
 
-    The lock is the operating system's, so it falls with the process that holds it, however that ends.
+    The lock is the operating system's, so it falls with the process that holds it, however that ends. Raises UserError, ending in
+    `remedy`, for a folder that cannot be written to.
     """
-    check_writable(path.parent)
+    check_writable(path.parent, remedy=remedy)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as lock:
         if not try_lock(lock):
             print(f"waiting for another process that is {waiting_for}", file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def sole_lock(path: Path, taken: str) -> Iterator[None]:
+    """Hold the lock at `path`, as `waiting_lock` but without waiting: a UserError that says `taken` if another process does."""
+    with path.open("w") as lock:
+        if not try_lock(lock):
+            raise UserError(taken)
         yield
 
 

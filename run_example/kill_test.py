@@ -10,33 +10,23 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
+from small_run import RUN, check_empty, train
 
 from offlinerlkit_damo.config import MODEL_BASED
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import save_json
 from offlinerlkit_damo.flags import Parser, run_command
 from offlinerlkit_damo.training.checkpoint import LAST, read
-from offlinerlkit_damo.training.run_folder import read_facts
+from offlinerlkit_damo.training.run_folder import FACTS, is_finished, read_facts
 
-RUN = shlex.split(
-    "--task hopper-random --data-size 500 --hidden-dims 16 --batch-size 40 --step-per-epoch 20 --eval-episodes 1 --checkpoint-every 1 "
-    "--dynamics-max-epochs 2 --dynamics-hidden-dims 16 16 --dynamics-weight-decay 0 0 0 --rollout-batch-size 50 --rollout-length 2 "
-    "--rollout-freq 7"
-)
-
-
-def train(*flags: str) -> list[str]:
-    """The command line of a training."""
-    return [sys.executable, "-m", "offlinerlkit_damo", "train", *flags]
+STEPS = 20  # of an epoch
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -44,15 +34,9 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "OFFLINERLKIT_DAMO_CACHE": str(folder.absolute() / "cache")}
 
 
-def is_finished(run: Path) -> bool:
-    """Whether a run has come to its end before it could be killed."""
-    return (run / "result" / "results.json").exists()
-
-
-def only_run(folder: Path) -> Path:
-    """The one run below a log folder."""
-    (found,) = folder.glob("*/*/seed_*")
-    return found
+def the_run(folder: Path) -> Path | None:
+    """The one run below a log folder; None where every one was killed before there was anything to continue."""
+    return next((facts.parent for facts in folder.glob(f"*/*/seed_*/{FACTS}")), None)
 
 
 def differences(first: Path, second: Path) -> list[str]:
@@ -109,31 +93,34 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments [0]")
     parser.add_argument("--out", type=Path, default=Path("kill_test"), help="folder for the runs, new or empty [kill_test]")
     arguments = parser.parse_args(argv)
-    if arguments.out.exists() and any(arguments.out.iterdir()):
-        raise UserError(f"{str(arguments.out)!r} is not empty; name a new folder with --out")
-    flags = [*RUN, "--algo", arguments.algo, "--epoch", str(arguments.epoch)]
-    startup = undisturbed(train(*flags, "--logdir", str(arguments.out / "whole")), arguments.out / "whole")
+    check_empty(arguments.out)
+    whole, disturbed = arguments.out / "whole", arguments.out / "killed"
+    flags = [*RUN, "--algo", arguments.algo, "--step-per-epoch", str(STEPS), "--rollout-freq", "7", "--epoch", str(arguments.epoch)]
+    startup = undisturbed(train(*flags, "--logdir", str(whole)), whole)
     print(f"undisturbed run done; its first epoch came after {startup:.1f} s")
 
     moments, steps, finished = random.Random(arguments.seed), [], 0
-    command = train(*flags, "--logdir", str(arguments.out / "killed"))
+    command = train(*flags, "--logdir", str(disturbed))
     for kill in range(arguments.kills):
         # every other kill may come before training has begun, the rest come in the middle of it
         early = kill % 2 == 0
-        finished += not killed(command, moments.uniform(0, startup if early else 0.5), arguments.out / "killed", from_checkpoint=not early)
-        runs = list((arguments.out / "killed").glob("*/*/seed_*"))
-        if runs and is_finished(runs[0]):
+        finished += not killed(command, moments.uniform(0, startup if early else 0.5), disturbed, from_checkpoint=not early)
+        run = the_run(disturbed)
+        if run is None:
+            continue
+        if is_finished(run):
             break
-        if not runs or not (runs[0] / "run.json").exists():
-            continue  # killed before there was anything to continue
-        read_facts(runs[0])
-        last = runs[0] / "checkpoint" / LAST
+        read_facts(run)
+        last = run / "checkpoint" / LAST
         steps.append(read(last)["state"]["timestep"] if last.exists() else 0)
-        command = train("--resume", str(runs[0]))
-        print(f"kill {kill + 1} of {arguments.kills}: the last checkpoint is of step {steps[-1]} of {20 * arguments.epoch}", flush=True)
-    if not all(is_finished(run) for run in runs):
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment(arguments.out / "killed"))
-    found = differences(only_run(arguments.out / "whole"), only_run(arguments.out / "killed"))
+        command = train("--resume", str(run))
+        print(f"kill {kill + 1} of {arguments.kills}: the last checkpoint is of step {steps[-1]} of {STEPS * arguments.epoch}", flush=True)
+    run = the_run(disturbed)
+    if run is None or not is_finished(run):
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment(disturbed))
+    first, second = the_run(whole), the_run(disturbed)
+    assert first is not None and second is not None  # both have come to their end
+    found = differences(first, second)
     save_json({"kills": arguments.kills - finished, "checkpoints": steps, "differences": found}, arguments.out / "kill_test.json")
     print(f"{arguments.kills - finished} kills; " + ("equal to the undisturbed run" if not found else f"differs in {', '.join(found)}"))
     if found:

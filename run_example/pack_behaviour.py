@@ -2,7 +2,8 @@
 
 Reads the folder that train_behaviour.py wrote, picks snapshots along the training, rounds them to float16, measures
 each of them in the simulator and names two: `medium`, nearest to the middle of the return that D4RL's medium data
-has, and `expert`, the best.
+has, and `expert`, the best. With `--extend` a file that is there already keeps its snapshots up to `medium`, and so the
+rows of its medium and medium-replay data, and a longer training gives the later ones and the expert.
 
     python run_example/pack_behaviour.py --robot hopper --folder behaviour/hopper
 """
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import replacing
 from offlinerlkit_damo.tasks.simulator import make_simulator
-from offlinerlkit_damo.tasks.snapshots import FOLDER, WEIGHTS, Actor
+from offlinerlkit_damo.tasks.snapshots import FOLDER, WEIGHTS, Actor, read_behaviour
 from offlinerlkit_damo.tasks.task import GENERATED_ROBOTS, ROBOTS
 
 MEDIUM_SCORE = {"hopper": 52.5, "halfcheetah": 45.0, "walker2d": 70.0}  # normalised, middle of the range aimed at
@@ -64,6 +65,13 @@ def choose(logged: NDArray[np.float64], target: float, count: int) -> NDArray[np
     return np.unique(np.concatenate([expert, medium, early.round().astype(int), late.round().astype(int)]))
 
 
+def choose_later(logged: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """As `choose`, for the snapshots after medium: the expert's candidates, the others spread evenly up to them."""
+    expert = np.argsort(-logged, kind="stable")[:CANDIDATES]
+    spread = np.linspace(0, expert.max(), max(1, count - CANDIDATES)).round().astype(int)
+    return np.unique(np.concatenate([expert, spread]))
+
+
 def load_snapshot(path: Path) -> Weights:
     """One snapshot as float16, its biases as vectors."""
     with np.load(path) as data:
@@ -85,29 +93,43 @@ def measure(robot: str, weights: Weights, episodes: int, stochastic: bool) -> fl
     return total / episodes
 
 
-def pack(robot: str, folder: Path, out: Path, *, count: int, episodes: int, progress: bool) -> None:
+def pack(robot: str, folder: Path, out: Path, *, count: int, episodes: int, extend: bool, progress: bool) -> None:
     """Choose, measure and write; prints one line per snapshot."""
     spec = ROBOTS[robot]
     target = spec.ref_min_score + MEDIUM_SCORE[robot] / 100 * (spec.ref_max_score - spec.ref_min_score)
     steps, logged = read_folder(folder)
-    chosen = choose(logged, target, count)
+    kept = read_behaviour(out) if extend else None
+    first = 0  # snapshots that are there already and stay
+    if kept is None:
+        chosen = choose(logged, target, count)
+    else:
+        first = kept.medium + 1
+        later = np.flatnonzero(steps > kept.steps[kept.medium])
+        if not later.size:
+            raise UserError(f"{folder} has no snapshot after step {kept.steps[kept.medium]}, the medium one of {out}; train for longer")
+        chosen = later[choose_later(logged[later], count - first)]
     snapshots = [load_snapshot(snapshot_path(folder, int(step))) for step in steps[chosen]]
     bar = tqdm(snapshots, desc=f"measuring {robot}", disable=not progress)
     both = np.array([[measure(robot, weights, episodes, mode) for mode in (True, False)] for weights in bar])
+    steps, stacks = steps[chosen], {key: np.stack([weights[key] for weights in snapshots]) for key in WEIGHTS}
+    if kept is not None:
+        steps = np.concatenate([kept.steps[:first], steps])
+        both = np.concatenate([np.stack([kept.returns, kept.returns_deterministic], 1)[:first], both])
+        stacks = {key: np.concatenate([kept.weights[key][:first], stacks[key]]) for key in WEIGHTS}
     returns = both[:, 0]
     expert = int(returns.argmax())
-    medium = int(np.abs(returns[: expert + 1] - target).argmin())
+    medium = int(np.abs(returns[: expert + 1] - target).argmin()) if kept is None else kept.medium
     contents: dict[str, Any] = {
-        "steps": steps[chosen],
+        "steps": steps,
         "returns": returns,
         "returns_deterministic": both[:, 1],
         "medium": np.int64(medium),
         "expert": np.int64(expert),
-        **{key: np.stack([weights[key] for weights in snapshots]) for key in WEIGHTS},
+        **stacks,
     }
     with replacing(out, remedy="choose another --out") as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **contents)
-    for i, step in enumerate(steps[chosen]):
+    for i, step in enumerate(steps):
         score = 100 * (returns[i] - spec.ref_min_score) / (spec.ref_max_score - spec.ref_min_score)
         role = " medium" * (i == medium) + " expert" * (i == expert)
         print(f"{step:8d} steps: return {returns[i]:8.1f} (score {score:5.1f}), by the mean {both[i, 1]:8.1f}{role}")
@@ -122,13 +144,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file to write; default: the package's own for the robot")
     parser.add_argument("--count", type=int, default=20, help="snapshots to keep, about")
     parser.add_argument("--episodes", type=int, default=20, help="measuring episodes per snapshot and mode")
+    parser.add_argument("--extend", action="store_true", help="keep the file's snapshots up to its medium one")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args()
     if args.count < 1 or args.episodes < 1:
         parser.error("--count and --episodes must be at least 1")
     out = args.out or FOLDER / f"{args.robot}.npz"
     try:
-        pack(args.robot, args.folder, out, count=args.count, episodes=args.episodes, progress=not args.quiet)
+        pack(args.robot, args.folder, out, count=args.count, episodes=args.episodes, extend=args.extend, progress=not args.quiet)
     except UserError as error:
         parser.exit(2, f"error: {error}\n")
 

@@ -8,24 +8,18 @@ Evaluations, checkpoints, rollouts and logging go on as in any run. Exits with 1
 from __future__ import annotations
 
 import argparse
-import shlex
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import psutil
+from small_run import RUN, check_empty, train
 
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import save_json
 from offlinerlkit_damo.flags import Parser, run_command
 
-RUN = shlex.split(
-    "--task hopper-random --data-size 500 --hidden-dims 16 --batch-size 40 --step-per-epoch 1000 --eval-episodes 1 --checkpoint-every 1 "
-    "--dynamics-max-epochs 2 --dynamics-hidden-dims 16 16 --dynamics-weight-decay 0 0 0 --rollout-batch-size 50 --rollout-length 2 "
-    "--rollout-freq 250"
-)
 INTERVAL = 1.0  # seconds between looks at the process
 MAX_GROWTH = 8.0  # MB: the rows of 200 epochs, kept for the results, are under one
 
@@ -54,10 +48,9 @@ def main(argv: Sequence[str]) -> None:
     arguments = parser.parse_args(argv)
     if arguments.steps < 1000 or arguments.steps % 1000:
         raise UserError(f"--steps {arguments.steps} is not a multiple of 1000")
-    if arguments.out.exists() and any(arguments.out.iterdir()):
-        raise UserError(f"{str(arguments.out)!r} is not empty; name a new folder with --out")
-    flags = [*RUN, "--epoch", str(arguments.steps // 1000), "--logdir", str(arguments.out)]
-    seen = np.array(watch([sys.executable, "-m", "offlinerlkit_damo", "train", *flags]))
+    check_empty(arguments.out)
+    length = ["--step-per-epoch", "1000", "--rollout-freq", "250", "--epoch", str(arguments.steps // 1000)]
+    seen = np.array(watch(train(*RUN, *length, "--logdir", str(arguments.out))))
     if len(seen) < 40:
         raise UserError(f"the run took {len(seen)} s, too short to tell; give more --steps")
     quarters = np.array_split(seen, 4)

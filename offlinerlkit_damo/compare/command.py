@@ -14,10 +14,11 @@ import yaml
 
 from offlinerlkit_damo.compare.estimate import Cost, estimate
 from offlinerlkit_damo.compare.plan import Plan, jobs, make_plan, read_plan
-from offlinerlkit_damo.compare.runner import Status, find_run, is_finished, run_plan
+from offlinerlkit_damo.compare.runner import Status, find_run, run_plan
 from offlinerlkit_damo.config import MODEL_BASED
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.comparison import write_report
+from offlinerlkit_damo.training.run_folder import is_finished
 
 QUIET_INTERVAL = 60.0  # seconds between lines where there is no terminal
 TABLE_INTERVAL = 2.0
@@ -26,7 +27,7 @@ TABLE_INTERVAL = 2.0
 def compare(arguments: argparse.Namespace) -> None:
     """Run the command; exits with 1 if a job failed twice."""
     plan = _plan(arguments)
-    at_once = arguments.jobs or os.cpu_count() or 1
+    at_once = (os.cpu_count() or 1) if arguments.jobs is None else arguments.jobs
     if at_once < 1:
         raise UserError(f"--jobs {at_once} is not positive")
     if arguments.dry_run:
@@ -132,4 +133,3 @@ def _seconds_left(every: Sequence[Status]) -> float | None:
         return None
     steps = sum(status.steps - status.step for status in every if status.state in ("running", "waiting"))
     return steps / (sum(speeds) / len(speeds)) / len(running)
-

@@ -14,7 +14,7 @@ import torch
 from offlinerlkit_damo.config import MODEL_BASED, Config
 from offlinerlkit_damo.tasks import OfflineDataset, config_task
 from offlinerlkit_damo.tasks.dataset import assemble
-from offlinerlkit_damo.training.bench_stages import Silence
+from offlinerlkit_damo.training.bench_stages import Silence, made_up
 from offlinerlkit_damo.training.dynamics import build_dynamics
 from offlinerlkit_damo.training.run import make_trainer, standardised
 
@@ -38,7 +38,7 @@ def estimate(config: Config, transitions: int) -> Cost:
     task = config_task(config)
     obs_dim, action_dim = task.obs_dim or UNKNOWN_SIZES[0], task.action_dim or UNKNOWN_SIZES[1]
     small = dataclasses.replace(config, rollout_batch_size=min(config.rollout_batch_size, 1000), checkpoint_every=0)
-    dataset, scaler = _made_up(obs_dim, action_dim), None
+    dataset, scaler = _dataset(obs_dim, action_dim), None
     if config.algo_name == "rambo":
         dataset, scaler = standardised(dataset)
     dynamics, training, rollout = None, 0.0, 0.0
@@ -66,15 +66,7 @@ def estimate(config: Config, transitions: int) -> Cost:
     return Cost((step + rollout) * config.epoch * config.step_per_epoch, training)
 
 
-def _made_up(obs_dim: int, action_dim: int) -> OfflineDataset:
-    rng = np.random.default_rng(0)
-    observations = rng.standard_normal((ROWS, obs_dim), np.float32)
-    return assemble(
-        "made up",
-        observations=observations,
-        actions=rng.uniform(-1, 1, (ROWS, action_dim)).astype(np.float32),
-        rewards=rng.standard_normal(ROWS, np.float32),
-        terminals=np.zeros(ROWS, bool),
-        timeouts=np.arange(ROWS) % 100 == 99,
-        next_observations=observations + 0.1 * rng.standard_normal((ROWS, obs_dim), np.float32),
-    )
+def _dataset(obs_dim: int, action_dim: int) -> OfflineDataset:
+    columns = made_up(ROWS, obs_dim, action_dim)
+    flat = {"rewards": columns["rewards"].reshape(-1), "terminals": columns["terminals"].reshape(-1) > 0}
+    return assemble("made up", **{**columns, **flat}, timeouts=np.zeros(ROWS, bool))

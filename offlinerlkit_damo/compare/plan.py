@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,12 @@ class Job:
     def name(self) -> str:
         """For people and file names: contestant, task and seed."""
         return f"{self.label} {self.config.task} seed {self.config.seed}"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Its configuration as JSON and YAML have it, without tuples."""
+        found: dict[str, Any] = json.loads(json.dumps(self.config.flat()))
+        return found
 
 
 def make_plan(

@@ -11,15 +11,17 @@ from typing import Any
 import pandas as pd
 
 from offlinerlkit_damo.files import replacing
+from offlinerlkit_damo.report.scores import ROWS
 from offlinerlkit_damo.training.logs import EPISODES, read_rows
 from offlinerlkit_damo.training.resume import FREE
-from offlinerlkit_damo.training.run_folder import read_facts
+from offlinerlkit_damo.training.run_folder import RESULTS, read_facts
 
-ROWS = "rows.csv"
 COLUMNS = (
     "task", "label", "algo", "seed", "timestep", "episode", "return", "score", "length", "dataset_mean", "source", "config_hash", "dataset",
     "dynamics", "host", "commit", "seconds", "finished",
 )  # fmt: skip
+NUMBERS = {"timestep": int, "episode": int, "return": float, "score": float, "length": int}
+"""The columns of a run's own table."""
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -28,10 +30,10 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def run_rows(folder: Path, label: str) -> list[dict[str, Any]]:
-    """The rows of one run so far; none before its first evaluation."""
+def run_rows(folder: Path, label: str) -> pd.DataFrame:
+    """The rows of one run so far, with `COLUMNS`; none before its first evaluation."""
     facts = read_facts(folder)
-    result = folder / "result" / "results.json"
+    result = folder / RESULTS
     found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8")) if result.exists() else {}
     config, dataset = facts["config"], facts["dataset"]
     about = {
@@ -49,18 +51,15 @@ def run_rows(folder: Path, label: str) -> list[dict[str, Any]]:
         "seconds": found.get("seconds"),
         "finished": bool(found),
     }
-    episodes = read_rows(folder / "record" / EPISODES)
-    return [{**about, **{name: float(row[name]) for name in ("return", "score")}, **_counts(row)} for row in episodes]
-
-
-def _counts(row: Mapping[str, str]) -> dict[str, int]:
-    return {name: int(row[name]) for name in ("timestep", "episode", "length")}
+    episodes = pd.DataFrame(read_rows(folder / "record" / EPISODES), columns=list(NUMBERS)).astype(NUMBERS)
+    return episodes.assign(**about)[list(COLUMNS)]
 
 
 def write_rows(runs: Iterable[tuple[Path, str]], out: Path) -> Path:
     """Gather (run folder, contestant) pairs into out/rows.csv, which `pandas.read_csv` reads; atomically."""
-    rows = [row for folder, label in runs for row in run_rows(folder, label)]
     path = out / ROWS
-    with replacing(path) as temporary:
-        pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(temporary, index=False)
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        file.write(",".join(COLUMNS) + "\n")
+        for folder, label in runs:  # one at a time: together they may be millions
+            run_rows(folder, label).to_csv(file, header=False, index=False, lineterminator="\n")
     return path

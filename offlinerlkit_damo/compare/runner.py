@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -20,10 +19,10 @@ import yaml
 from offlinerlkit_damo.compare.plan import Job, Plan, jobs
 from offlinerlkit_damo.compare.rows import write_rows
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.files import check_writable, replacing, try_lock
+from offlinerlkit_damo.files import check_writable, replacing, sole_lock
 from offlinerlkit_damo.training.logs import EPISODES, read_rows
-from offlinerlkit_damo.training.resume import FREE
-from offlinerlkit_damo.training.run_folder import FACTS, read_facts
+from offlinerlkit_damo.training.resume import changed_options
+from offlinerlkit_damo.training.run_folder import FACTS, is_finished, read_facts, run_parent
 from offlinerlkit_damo.training.stopping import StopRequest
 
 POLL = 0.5  # seconds
@@ -42,6 +41,7 @@ class Status:
     step: int = 0
     first_step: int = 0  # at which this process found it
     score: float | None = None
+    seen: tuple[int, int] | None = None  # time and size of its table when it was last read
 
     @property
     def steps(self) -> int:
@@ -54,7 +54,14 @@ class Status:
             self.folder = find_run(self.job)
         if self.folder is None:
             return
-        rows = read_rows(self.folder / "record" / EPISODES)
+        table = self.folder / "record" / EPISODES
+        if not table.exists():
+            return
+        about = table.stat()
+        if self.seen == (about.st_mtime_ns, about.st_size):
+            return  # asked for twice a second, it grows with every evaluation
+        self.seen = about.st_mtime_ns, about.st_size
+        rows = read_rows(table)
         if rows:
             self.step = int(rows[-1]["timestep"])
             last = [float(row["score"]) for row in rows if row["timestep"] == rows[-1]["timestep"]]
@@ -63,22 +70,15 @@ class Status:
 
 def find_run(job: Job) -> Path | None:
     """The run folder that `job` has already, None before its start. Raises UserError if it was started with other options."""
-    config = job.config
     # without run.json: killed before it was written, with nothing to go on from
-    found = sorted((Path(config.logdir) / config.task / config.algo_name).glob(f"seed_{config.seed}&timestamp_*/{FACTS}"))
+    found = sorted(run_parent(job.config).glob(f"seed_{job.config.seed}&timestamp_*/{FACTS}"))
     if not found:
         return None
     folder = found[0].parent
-    before, now = read_facts(folder)["config"], json.loads(json.dumps(config.flat()))
-    changes = [f"{name}: {before.get(name)} -> {now[name]}" for name in now if name not in FREE and before.get(name) != now[name]]
+    changes = changed_options(read_facts(folder)["config"], job.options)
     if changes:
         raise UserError(f"{str(folder)!r} was made with other options ({'; '.join(changes)}); name another folder with --out")
     return folder
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether a run has come to its end."""
-    return (folder / "result" / "results.json").exists()
 
 
 def run_plan(plan: Plan, out: Path, *, at_once: int, show: Callable[[Sequence[Status]], None]) -> list[Status]:
@@ -137,7 +137,7 @@ def _start(status: Status, out: Path) -> tuple[subprocess.Popen[bytes], IO[bytes
     else:
         file = out / "jobs" / f"{name}.yaml"
         with replacing(file) as temporary:
-            temporary.write_text(yaml.safe_dump(json.loads(json.dumps(status.job.config.flat())), sort_keys=False), encoding="utf-8")
+            temporary.write_text(yaml.safe_dump(status.job.options, sort_keys=False), encoding="utf-8")
         flags = ["--config", str(file)]
     log = (out / "logs" / f"{name}.log").open("ab")
     command = [sys.executable, "-m", "offlinerlkit_damo", "train", *flags]
@@ -154,9 +154,6 @@ def _stop(processes: Sequence[subprocess.Popen[Any]]) -> None:
         process.wait()
 
 
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    with (out / "compare.lock").open("w") as lock:
-        if not try_lock(lock):
-            raise UserError(f"another comparison is running in {str(out)!r}; wait for its end, or name another folder with --out")
-        yield
+def _locked(out: Path) -> AbstractContextManager[None]:
+    taken = f"another comparison is running in {str(out)!r}; wait for its end, or name another folder with --out"
+    return sole_lock(out / "compare.lock", taken)

@@ -24,7 +24,8 @@ class Divergence:
     """One f-divergence: all four functions act elementwise on tensors of any shape and floating dtype.
 
     `weight` is f*'(y), the derivative the critic's gradient carries; `actor_weight` the non-negative weight for the actor. They differ
-    only for the unclamped powers, whose derivative is negative for negative residuals.
+    only for the unclamped powers, whose derivative is negative for negative residuals; their conjugate is not that of a generator on
+    x >= 0, and `generator` gives NaN.
     """
 
     name: str
@@ -32,8 +33,6 @@ class Divergence:
     conjugate: Callable[[Tensor], Tensor]
     weight: Callable[[Tensor], Tensor]
     actor_weight: Callable[[Tensor], Tensor]
-    clamped: bool = True
-    """False where the conjugate is not that of a generator on x >= 0 (then `generator` is not defined)."""
 
 
 def _sqrt_relu(y: Tensor) -> Tensor:
@@ -148,7 +147,6 @@ def power() -> Divergence:
         conjugate=lambda y: y.abs().pow(1.5) / 1.5,
         weight=lambda y: y.sign() * y.abs().sqrt(),
         actor_weight=_sqrt_relu,
-        clamped=False,
     )
 
 
@@ -160,7 +158,6 @@ def square() -> Divergence:
         conjugate=lambda y: y.square() / 2,
         weight=lambda y: y,
         actor_weight=torch.relu,
-        clamped=False,
     )
 
 

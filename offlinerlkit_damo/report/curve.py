@@ -9,7 +9,9 @@ from matplotlib.figure import Figure
 
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import replacing
-from offlinerlkit_damo.report.results import read_evaluations, read_run
+from offlinerlkit_damo.report.figures import check_figure
+from offlinerlkit_damo.report.results import read_evaluations
+from offlinerlkit_damo.training.run_folder import read_facts
 
 
 def draw_learning_curve(folders: Sequence[Path], path: Path) -> None:
@@ -17,9 +19,8 @@ def draw_learning_curve(folders: Sequence[Path], path: Path) -> None:
 
     Raises UserError for another suffix, for folders that are no runs, and for runs of different tasks or datasets.
     """
-    if path.suffix not in (".png", ".svg", ".pdf"):
-        raise UserError(f"{str(path)!r} does not end in .png, .svg or .pdf; name the figure so")
-    runs = [read_run(folder) for folder in folders]
+    check_figure(path)
+    runs = [read_facts(folder) for folder in folders]
     task, dataset = runs[0]["task"], runs[0]["dataset"]
     for folder, run in zip(folders, runs, strict=True):
         if (run["task"]["name"], run["dataset"]["fingerprint"]) != (task["name"], dataset["fingerprint"]):

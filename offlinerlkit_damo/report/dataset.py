@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from offlinerlkit_damo.files import replacing
+from offlinerlkit_damo.report.figures import check_figure
 from offlinerlkit_damo.tasks import OfflineDataset, Task
 from offlinerlkit_damo.tasks.dataset import Floats
 
@@ -21,13 +22,17 @@ MANY_ACTIONS = 12
 
 
 def draw_dataset(dataset: OfflineDataset, path: Path, task: Task | None = None) -> None:
-    """Write histograms of returns (scores, where references are known), lengths and rewards, and the ranges of all columns, as a PNG."""
+    """Write histograms of returns (scores, where references are known), lengths and rewards, and the ranges of all columns.
+
+    Raises UserError as `check_figure`.
+    """
+    check_figure(path)
     figure = Figure(figsize=(12, 7), layout="constrained")
     ((returns, lengths, rewards), (observations, actions, starts)) = figure.subplots(2, 3)
     figure.suptitle(f"{dataset.name}: {len(dataset)} transitions, {len(dataset.episode_starts)} episodes")
     values, label = dataset.episode_returns, "return of an episode"
     if task is not None and task.robot is not None:
-        values = 100 * (values - task.ref_min_score) / (task.ref_max_score - task.ref_min_score)
+        values = task.points(values)
         label = "score of an episode, normalised points"
     _histogram(returns, values)
     returns.set(xlabel=label, ylabel="episodes")
@@ -48,7 +53,7 @@ def draw_dataset(dataset: OfflineDataset, path: Path, task: Task | None = None) 
     _ranges(starts, dataset.episode_starts)
     starts.set_xlabel("column of the episodes' first observations")
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+        figure.savefig(temporary, dpi=120)
 
 
 def _histogram(axes: Axes, values: NDArray[Any]) -> None:

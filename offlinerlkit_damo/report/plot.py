@@ -9,12 +9,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from offlinerlkit_damo.errors import UserError, unknown
+from offlinerlkit_damo.errors import unknown
 from offlinerlkit_damo.files import replacing
+from offlinerlkit_damo.report.figures import check_figure
 from offlinerlkit_damo.report.results import SCORE, read_progress
 
 COLUMNS = 3
-SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def draw_figures(folders: Sequence[Path], path: Path, keys: Sequence[str] = (SCORE,)) -> list[str]:
@@ -23,8 +23,7 @@ def draw_figures(folders: Sequence[Path], path: Path, keys: Sequence[str] = (SCO
     Keys are columns of record/policy_training_progress.csv, and may have wildcards; a run that lacks one leaves it out. Raises UserError
     for another suffix, folders that are no runs, and keys that no run has.
     """
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"{str(path)!r} does not end in {', '.join(SUFFIXES)}; name the figure so")
+    check_figure(path)
     tables = [read_progress(folder) for folder in folders]
     known = sorted({str(key) for table in tables for key in table.columns} - {"timestep"})
     chosen: list[str] = []

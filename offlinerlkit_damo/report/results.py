@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -31,15 +29,3 @@ def read_evaluations(folder: Path) -> pd.DataFrame:
     if SCORE not in progress:
         raise UserError(f"{str(folder)!r} has no evaluation yet")
     return progress.dropna(subset=[SCORE]).rename(columns={SCORE: "score", SCORE_STD: "std"})[["timestep", "score", "std"]]
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """run.json of a run folder: configuration, task, dataset, host and versions. Raises UserError when there is none."""
-    path = folder / "run.json"
-    if not path.is_file():
-        raise UserError(f"{str(folder)!r} is not a run folder: it has no run.json")
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise UserError(f"{str(path)!r} is cut off or no JSON; leave this run out, or repeat it") from None
-    return content

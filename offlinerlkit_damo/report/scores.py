@@ -11,6 +11,7 @@ import pandas as pd
 
 from offlinerlkit_damo.errors import UserError
 
+ROWS = "rows.csv"  # a comparison's table, in its folder
 LAST = 10
 NEEDED = ("task", "label", "algo", "seed", "timestep", "episode", "return", "score", "config_hash", "dataset", "finished")
 
@@ -19,11 +20,11 @@ def read_rows(paths: Sequence[Path]) -> pd.DataFrame:
     """The rows of one or more comparisons. Raises UserError for files that are no such tables, empty, or cut off."""
     tables = []
     for path in paths:
-        file = path / "rows.csv" if path.is_dir() else path
+        file = path / ROWS if path.is_dir() else path
         try:
             table = pd.read_csv(file)
         except FileNotFoundError:
-            raise UserError(f"{str(path)!r} has no rows.csv; give the folder of a comparison that `compare` made") from None
+            raise UserError(f"{str(path)!r} has no {ROWS}; give the folder of a comparison that `compare` made") from None
         except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
             raise UserError(f"{str(file)!r} is no table of a comparison; run `compare` again to have it gathered anew") from None
         missing = [name for name in NEEDED if name not in table]

@@ -50,10 +50,9 @@ def optimality_gap(scores: Scores) -> float:
 
 def improvement(ours: Scores, theirs: Scores) -> float:
     """The probability that a run of `ours` beats one of `theirs` on a task drawn at random; ties count half."""
-    per_task = [
-        stats.mannwhitneyu(ours[:, task], theirs[:, task]).statistic / (len(ours) * len(theirs)) for task in range(ours.shape[1])
-    ]
-    return float(np.mean(per_task))
+    # not scipy's mannwhitneyu, whose p-values take most of its time: a report's bootstrap draws this thousands of times
+    pairs = ours[:, None], theirs[None]  # [our seeds, their seeds, tasks]
+    return float((np.greater(*pairs).mean() + np.greater_equal(*pairs).mean()) / 2)
 
 
 def profile(scores: Scores, levels: Scores) -> Scores:

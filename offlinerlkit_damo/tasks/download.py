@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import urllib.error
 import urllib.request
@@ -15,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.files import waiting_lock
 
 CHUNK = 1 << 20  # bytes read at once
 TIMEOUT = 30.0  # seconds without an answer
@@ -33,9 +33,7 @@ def download(url: str, path: Path, *, check: Callable[[Path], None], remedy: str
         return path
     part = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.with_name(part.name + ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with waiting_lock(part.with_name(part.name + ".lock"), f"fetching {path.name}", remedy=remedy):
             if not path.exists():
                 _fetch(url, part, remedy, progress)
                 try:

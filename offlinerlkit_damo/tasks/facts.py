@@ -48,8 +48,7 @@ def dataset_facts(dataset: OfflineDataset, task: Task | None = None) -> dict[str
         facts["return"] = _spread(dataset.episode_returns)
         facts["episode_length"] = _spread(dataset.episode_lengths)
         if task is not None and task.robot is not None:
-            span = task.ref_max_score - task.ref_min_score
-            facts["score"] = _spread(100 * (dataset.episode_returns - task.ref_min_score) / span)
+            facts["score"] = _spread(task.points(dataset.episode_returns))
     return facts
 
 

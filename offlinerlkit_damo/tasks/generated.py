@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from offlinerlkit_damo.config import MAX_SEED
+from offlinerlkit_damo.config import check_seed
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import check_writable, replacing, waiting_lock
 from offlinerlkit_damo.tasks.cache import REMEDY, cache_dir
@@ -50,8 +50,7 @@ def make_dataset(task: Task | str, *, size: int = DEFAULT_SIZE, seed: int = 0, p
     task = get_task(task) if isinstance(task, str) else task
     if not 1 <= size <= MAX_ROWS:
         raise UserError(f"size {size} is out of range; ask for 1 to {MAX_ROWS:,} transitions")
-    if not 0 <= seed <= MAX_SEED:
-        raise UserError(f"seed {seed} is out of range; choose 0 to {MAX_SEED}")
+    check_seed(seed)
     path = cache_dir() / "datasets" / "generated" / f"{task.name}-{size}-seed{seed}.hdf5"
     players, behaviour = _players(task)
     identity = {
@@ -65,7 +64,7 @@ def make_dataset(task: Task | str, *, size: int = DEFAULT_SIZE, seed: int = 0, p
     if _is_current(path, identity):
         return path
     check_writable(path.parent, remedy=REMEDY)  # before minutes of simulation
-    with waiting_lock(cache_dir() / "locks" / f"{path.stem}.lock", f"making {path.name}"):
+    with waiting_lock(cache_dir() / "locks" / f"{path.stem}.lock", f"making {path.name}", remedy=REMEDY):
         if not _is_current(path, identity):
             _make(task, players, size, seed, path, identity, progress)
     return path

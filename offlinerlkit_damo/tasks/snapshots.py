@@ -79,7 +79,15 @@ def load_behaviour(robot: str) -> Behaviour:
             f"there are no behaviour policies for {robot!r} (robots that have them: {others}); "
             f"{robot}-random needs none, or give a dataset with --data"
         )
-    content = path.read_bytes()
+    return read_behaviour(path)
+
+
+def read_behaviour(path: Path) -> Behaviour:
+    """The snapshots of the file `path`. Raises UserError when it cannot be read."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}); pack a training with run_example/pack_behaviour.py") from None
     with np.load(io.BytesIO(content)) as data:
         return Behaviour(
             steps=data["steps"],

@@ -69,6 +69,10 @@ class Task:
         """The arguments that Gymnasium makes the simulator with."""
         return {"exclude_current_positions_from_observation": False} if self.positions else {}
 
+    def points(self, returns: Any) -> Any:
+        """Undiscounted returns, a number or an array, as D4RL's normalised points: 0 and 100 at the two references."""
+        return 100 * (returns - self.ref_min_score) / (self.ref_max_score - self.ref_min_score)
+
 
 def list_tasks(source: str = "generated") -> list[str]:
     """The names of the tasks of a source, robots in alphabetical order and qualities from worst to best; NeoRL's with 1000 trajectories."""

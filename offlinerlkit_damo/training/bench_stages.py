@@ -62,14 +62,14 @@ class Stage:
     flops: float = 0.0
 
 
-def made_up(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Transitions of Hopper's sizes, in the host's keys."""
-    rng = np.random.default_rng(seed)
-    obss = rng.standard_normal((rows, OBS_DIM), np.float32)
+def made_up(rows: int, obs_dim: int = OBS_DIM, action_dim: int = ACTION_DIM) -> dict[str, np.ndarray]:
+    """Transitions, by default of Hopper's sizes, in the host's keys."""
+    rng = np.random.default_rng(0)
+    obss = rng.standard_normal((rows, obs_dim), np.float32)
     return {
         "observations": obss,
-        "next_observations": obss + 0.1 * rng.standard_normal((rows, OBS_DIM), np.float32),
-        "actions": rng.uniform(-1, 1, (rows, ACTION_DIM)).astype(np.float32),
+        "next_observations": obss + 0.1 * rng.standard_normal((rows, obs_dim), np.float32),
+        "actions": rng.uniform(-1, 1, (rows, action_dim)).astype(np.float32),
         "rewards": rng.standard_normal((rows, 1), np.float32),
         "terminals": (rng.random((rows, 1)) < 0.01).astype(np.float32),
     }

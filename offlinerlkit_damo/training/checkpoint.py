@@ -76,11 +76,12 @@ def read(path: Path) -> dict[str, Any]:
     start = len(MAGIC) + DIGEST_SIZE
     if not content.startswith(MAGIC):
         raise UserError(f"{str(path)!r} is no checkpoint of this version of offlinerlkit_damo; give a run folder that `train` made")
-    payload = memoryview(content)[start:]
-    if hashlib.sha256(payload).digest() != content[len(MAGIC) : start]:
+    if hashlib.sha256(memoryview(content)[start:]).digest() != content[len(MAGIC) : start]:
         raise UserError(f"the checkpoint {str(path)!r} is damaged: its content does not match its digest; use another one of its folder")
     try:
-        found: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        file = io.BytesIO(content)  # shares the bytes; of the payload alone it would be a copy
+        file.seek(start)
+        found: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the unpickler fail in any way
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the checkpoint {str(path)!r} cannot be read ({reason})") from error

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from offlinerlkit_damo.errors import UserError, unknown
-from offlinerlkit_damo.files import check_writable, waiting_lock
+from offlinerlkit_damo.files import waiting_lock
 from offlinerlkit_damo.kit import EnsembleDynamics
 from offlinerlkit_damo.tasks.cache import REMEDY, cache_dir
 
@@ -29,8 +29,8 @@ def stored_folder(key: str) -> Path:
 @contextmanager
 def locked(key: str) -> Iterator[None]:
     """Only one process at a time trains, loads or deletes the model called `key`; the others wait, and then find it."""
-    check_writable(cache_dir(), remedy=REMEDY)
-    with waiting_lock(cache_dir() / "locks" / f"dynamics-{key}.lock", f"at work on the dynamics model {key}"):
+    lock = cache_dir() / "locks" / f"dynamics-{key}.lock"
+    with waiting_lock(lock, f"at work on the dynamics model {key}", remedy=REMEDY):
         for left in stored_folder(key).parent.glob(f".{key}.*"):  # by a process that was killed
             shutil.rmtree(left, ignore_errors=True)
         yield

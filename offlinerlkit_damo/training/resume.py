@@ -10,7 +10,7 @@ from typing import Any
 from offlinerlkit_damo.config import Config, alignment_by_number
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.training.checkpoint import LAST, read
-from offlinerlkit_damo.training.run_folder import FACTS, read_facts
+from offlinerlkit_damo.training.run_folder import FACTS, is_finished, read_facts
 
 FREE = ("checkpoint_every", "keep_every", "max_minutes", "logdir", "on_warning")
 """Options that decide nothing about a run's result, and may change at will."""
@@ -24,7 +24,7 @@ def resume_point(path: Path) -> tuple[Path, Path]:
 def resumed_config(path: Path, flags: Mapping[str, Any]) -> Config:
     """The configuration of the run at `path`, its folder or one of its checkpoints, with `flags` over it."""
     folder, _ = resume_point(path)
-    saved: dict[str, Any] = read_facts(folder).get("config", {})
+    saved: dict[str, Any] = read_facts(folder)["config"]
     try:
         return Config.from_flat({**saved, **alignment_by_number(flags)})
     except UserError as error:
@@ -55,7 +55,7 @@ def open_run(path: Path, facts: Mapping[str, Any], *, force: bool) -> tuple[dict
     except (KeyError, TypeError):
         raise UserError(f"{str(folder / FACTS)!r} is not that of a run that can be continued") from None
     changes = check_unchanged(stored, identity(facts), force=force)
-    if (folder / "result" / "results.json").exists() and path != file:
+    if is_finished(folder) and path != file:
         if checkpoint is None:
             raise UserError(f"the run in {str(folder)!r} has finished and kept no checkpoint to go on from; start a new one")
         if not changes:
@@ -66,14 +66,18 @@ def open_run(path: Path, facts: Mapping[str, Any], *, force: bool) -> tuple[dict
     return checkpoint, changes
 
 
-def check_unchanged(stored: Mapping[str, Any], now: Mapping[str, Any], *, force: bool) -> list[str]:
-    """What differs between a checkpoint's run and the one that is to continue it, a line each; a UserError unless `force`."""
-    before, after = json.loads(stored["config"]), json.loads(now["config"])
-    changes = [
+def changed_options(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The options that differ between two configurations as JSON has them, a line each; those of `FREE` do not count."""
+    return [
         f"{name}: {before.get(name)} -> {after.get(name)}"
         for name in sorted({*before, *after} - set(FREE))
         if before.get(name) != after.get(name)
     ]
+
+
+def check_unchanged(stored: Mapping[str, Any], now: Mapping[str, Any], *, force: bool) -> list[str]:
+    """What differs between a checkpoint's run and the one that is to continue it, a line each; a UserError unless `force`."""
+    changes = changed_options(json.loads(stored["config"]), json.loads(now["config"]))
     names = [name for name in now if name != "config"]
     changes += [f"{name}: {stored.get(name)} -> {now[name]}" for name in names if stored.get(name) != now[name]]
     if changes and not force:

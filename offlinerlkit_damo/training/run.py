@@ -28,7 +28,7 @@ from offlinerlkit_damo.training.guards import Guards
 from offlinerlkit_damo.training.logs import OUTPUTS, rewind
 from offlinerlkit_damo.training.policies import build_policy
 from offlinerlkit_damo.training.resume import check_unchanged, identity, open_run, resume_point
-from offlinerlkit_damo.training.run_folder import locked, make_run_folder, read_facts, recorded, run_facts, run_parent
+from offlinerlkit_damo.training.run_folder import RESULTS, locked, make_run_folder, read_facts, recorded, run_facts, run_parent
 from offlinerlkit_damo.training.starts import DiscountedStarts
 from offlinerlkit_damo.training.stopping import StopRequest
 from offlinerlkit_damo.training.trainer import DAMOTrainer
@@ -196,7 +196,7 @@ def _train(
         "evaluations": trainer.evaluations,
         "warnings": trainer.warnings,
     }
-    save_json(results, folder / "result" / "results.json")
+    save_json(results, folder / RESULTS)
     return {**results, "folder": str(folder)}
 
 

@@ -20,11 +20,13 @@ import torch
 from offlinerlkit_damo import __version__
 from offlinerlkit_damo.config import Config
 from offlinerlkit_damo.errors import Stopped, UserError
-from offlinerlkit_damo.files import check_writable, save_json, sweep, try_lock
+from offlinerlkit_damo.files import check_writable, save_json, sole_lock, sweep
 from offlinerlkit_damo.kit import HOST
 from offlinerlkit_damo.tasks import OfflineDataset, Task
 
 FACTS = "run.json"
+RESULTS = Path("result") / "results.json"
+"""Written at the end of a run, so a run that has it has finished."""
 
 
 def run_parent(config: Config) -> Path:
@@ -47,7 +49,6 @@ def make_run_folder(config: Config) -> Path:
 def run_facts(config: Config, task: Task, dataset: OfflineDataset) -> dict[str, Any]:
     """What is needed to read, or to repeat, a result: configuration, data, host, versions and commit."""
     mean_return = dataset.mean_return if math.isfinite(dataset.mean_return) else None  # no finished episode, no mean
-    span = task.ref_max_score - task.ref_min_score
     return {
         "config": config.flat(),
         "task": dataclasses.asdict(task),
@@ -58,7 +59,7 @@ def run_facts(config: Config, task: Task, dataset: OfflineDataset) -> dict[str, 
             "rows_in": dataset.report.rows_in,
             "rows_dropped": dataset.report.dropped,
             "mean_return": mean_return,
-            "mean_score": None if mean_return is None else 100 * (mean_return - task.ref_min_score) / span,
+            "mean_score": None if mean_return is None else task.points(mean_return),
             "source": "file" if config.data is not None else task.source,
             "terminal_rows": int(dataset.terminals.sum()),
         },
@@ -86,25 +87,30 @@ def git_commit() -> str | None:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """run.json of a run folder. Raises UserError where there is none."""
+    """run.json of a run folder: configuration, task, dataset, host and versions. Raises UserError where there is none."""
     try:
         facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{str(folder)!r} is not a run folder: it has no {FACTS}") from None
     except OSError as error:
         raise UserError(f"{str(folder)!r} is not a run folder: it has no readable {FACTS} ({error.strerror or error})") from None
     except ValueError:
-        raise UserError(f"{str(folder / FACTS)!r} is cut off or no JSON") from None
+        raise UserError(f"{str(folder / FACTS)!r} is cut off or no JSON; leave this run out, or repeat it") from None
     if not (isinstance(facts, dict) and isinstance(facts.get("config"), dict)):
         raise UserError(f"{str(folder / FACTS)!r} is not that of a run: it has no configuration")
     return facts
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run has come to its end."""
+    return (folder / RESULTS).exists()
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a run's lock, which falls with the process, however that ends. Raises UserError if another process holds it."""
     check_writable(folder)
-    with (folder / "run.lock").open("w") as lock:
-        if not try_lock(lock):
-            raise UserError(f"another process is working on {str(folder)!r}; wait for its end or stop it first")
+    with sole_lock(folder / "run.lock", f"another process is working on {str(folder)!r}; wait for its end or stop it first"):
         sweep(folder)
         yield
 

@@ -14,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from offlinerlkit_damo.config import MAX_SEED
+from offlinerlkit_damo.config import check_seed
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.kit import MLP, ActorProb, TanhDiagGaussian
 from offlinerlkit_damo.tasks import Task, get_task, make_env
 from offlinerlkit_damo.training import checkpoint
 from offlinerlkit_damo.training.dynamics import seed_everything
+from offlinerlkit_damo.training.run_folder import read_facts
 
 AT_ONCE = 100  # episodes in lock-step; each has a simulator
 WEIGHTS = (Path("model") / "policy.pth", Path("checkpoint") / "policy.pth")
@@ -139,8 +140,8 @@ def _checkpointed(path: Path) -> dict[str, Tensor]:
 def _origin(folder: Path) -> tuple[Task | None, str | None]:
     """Task and algorithm of a run folder, by our run.json or the kit's record/hyper_param.json."""
     task, algo_name = None, None
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    with suppress(UserError, KeyError, TypeError):
+        content = read_facts(folder)
         return Task(**content["task"]), str(content["config"]["algo_name"])
     with suppress(OSError, ValueError, KeyError, TypeError, UserError):
         content = json.loads((folder / "record" / "hyper_param.json").read_text(encoding="utf-8"))
@@ -160,12 +161,6 @@ def task_of(policy: SavedPolicy, task: str | None) -> Task:
             f"{spec.obs_dim, spec.action_dim}; give the --task it was trained for"
         )
     return spec
-
-
-def check_seed(seed: int) -> None:
-    """Raises UserError for a seed that the generators do not take."""
-    if not 0 <= seed <= MAX_SEED:
-        raise UserError(f"seed {seed} is out of range; choose 0 to {MAX_SEED}")
 
 
 def evaluate(

@@ -14,11 +14,12 @@ import imageio.v2 as imageio
 import numpy as np
 from numpy.typing import NDArray
 
+from offlinerlkit_damo.config import check_seed
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import replacing
 from offlinerlkit_damo.tasks import SimulatorEnv, make_env
 from offlinerlkit_damo.training.dynamics import seed_everything
-from offlinerlkit_damo.training.saved import SavedPolicy, check_seed, task_of
+from offlinerlkit_damo.training.saved import SavedPolicy, task_of
 
 VIEW = {"render_mode": "rgb_array"}
 ROBOT_VIEW = {**VIEW, "camera_name": "track", "width": 400, "height": 300}

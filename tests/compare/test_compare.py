@@ -126,6 +126,7 @@ def test_an_estimate_grows_with_the_work(place: Path) -> None:
         ("", "name the tasks"),
         ("--tasks hopper-random --set epoch", "--set epoch has no value"),
         ("--tasks hopper-random --jobs -1", "--jobs -1 is not positive"),
+        ("--tasks hopper-random --jobs 0", "--jobs 0 is not positive"),
         ("--plan p.yaml --tasks hopper-random", "--plan is a whole comparison"),
     ],
 )

@@ -71,6 +71,29 @@ def test_packed_file_holds_the_rounded_measured_snapshots(training: Path, tmp_pa
     assert make_dataset("hopper-medium-expert", size=20, progress=False).exists()
 
 
+def test_extended_file_keeps_what_it_had_up_to_medium(training: Path, tmp_path: Path) -> None:
+    out = tmp_path / "hopper.npz"
+    arguments = ("--robot", "hopper", "--folder", training, "--out", out, "--episodes", 1, "--quiet")
+    missing = run(*arguments, "--extend")
+    assert missing.returncode == 2 and f"cannot read {out}" in missing.stderr and not out.exists()
+    assert run(*arguments).returncode == 0
+    with np.load(out) as packed:
+        before = dict(packed)
+    np.savez_compressed(out, **{**before, "medium": np.int64(1)})  # as if trained for less, whatever the returns say
+    for step in (10_000, 20_000):  # the training's own files do not matter up to medium
+        (training / f"actor_{step:07d}.npz").unlink()
+    result = run(*arguments, "--extend")
+    assert result.returncode == 0, result.stderr
+    after = behaviour.read_behaviour(out)
+    assert after.medium == 1 and after.steps.tolist() == before["steps"].tolist()
+    assert after.expert == after.returns.argmax()
+    for key in behaviour.WEIGHTS:
+        np.testing.assert_array_equal(after.weights[key], before[key])
+    np.savez_compressed(out, **{**before, "medium": np.int64(4)})
+    nothing = run(*arguments, "--extend")
+    assert nothing.returncode == 2 and "no snapshot after step 50000" in nothing.stderr
+
+
 def test_measured_return_is_that_of_the_rounded_actor(script: ModuleType, training: Path) -> None:
     weights = script.load_snapshot(training / "actor_0010000.npz")
     actor = behaviour.Actor(weights)

@@ -132,10 +132,10 @@ def test_killed_and_continued_equals_undisturbed(name: str, cache: Path, tmp_pat
     assert [part["exit"] for part in parts] == ["Killed()", "finished"]
 
 
-def scalars(run_folder: Path, tag: str) -> list[tuple[int, float]]:
+def scalars(record: Path, tag: str) -> list[tuple[int, float]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events: Any = EventAccumulator(str(run_folder / "record" / "tb"))
+    events: Any = EventAccumulator(str(record / "tb"))
     events.Reload()
     return [(event.step, event.value) for event in events.Scalars(tag)]
 
@@ -171,9 +171,9 @@ def test_signals_checkpoint_first_and_kill_9_loses_nothing(number: int, code: in
     run(tmp_path / "ignored", cache, "--resume", str(cut))
     assert_equal_runs(whole, cut)
     for tag in ("loss/actor", "eval/normalized_episode_reward"):
-        expected = scalars(whole, tag)
-        assert [step for step, _ in scalars(cut, tag)] == [step for step, _ in expected]
-        assert [value for _, value in scalars(cut, tag)] == pytest.approx([value for _, value in expected], rel=1e-5)
+        expected, found = scalars(whole / "record", tag), scalars(cut / "record", tag)
+        assert [step for step, _ in found] == [step for step, _ in expected]
+        assert [value for _, value in found] == pytest.approx([value for _, value in expected], rel=1e-5)
 
 
 def test_a_budget_of_minutes_stops_with_a_checkpoint(cache: Path, tmp_path: Path) -> None:
@@ -319,17 +319,9 @@ def test_rewinding_drops_late_torn_and_no_other_rows(tmp_path: Path) -> None:
     path.write_text("a,timestep\n1,5\n2,10\n3,15\n4,2")
     rewind(tmp_path, 10, 0)
     assert path.read_text() == "a,timestep\n1,5\n2,10\n"
-    assert scalars_of(tmp_path) == [(5, 1.0), (10, 2.0)]
+    assert scalars(tmp_path, "a") == [(5, 1.0), (10, 2.0)]
     rewind(tmp_path, None, 0)
     assert not path.exists()
-
-
-def scalars_of(record: Path) -> list[tuple[int, float]]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events: Any = EventAccumulator(str(record / "tb"))
-    events.Reload()
-    return [(event.step, event.value) for event in events.Scalars("a")]
 
 
 @pytest.mark.parametrize(
