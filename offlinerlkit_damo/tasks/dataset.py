@@ -16,7 +16,7 @@ from offlinerlkit_damo.errors import UserError
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
-CHUNK = 16_384  # rows compared or moved at once
+CHUNK = 8_192  # rows compared or moved at once
 ACTION_TOLERANCE = 1e-6  # how far beyond [-1, 1] an action may lie
 
 
