@@ -42,7 +42,7 @@ def test_a_plan_is_every_contestant_on_every_task_with_every_seed(tmp_path: Path
     ("change", "words"),
     [
         ({"tasks": ["hoper-medium"]}, "did you mean hopper-medium"),
-        ({"tasks": ["walker2d-med*"]}, "matches 'walker2d-med\\*'"),
+        ({"tasks": ["swimmer-med*"]}, "matches 'swimmer-med\\*'"),
         ({"algos": ["dmao"]}, "unknown algorithm 'dmao'; did you mean damo"),
         ({"seeds": 0}, "at least one algorithm and one seed"),
         ({"seeds": [1, 1]}, "no seed twice"),
