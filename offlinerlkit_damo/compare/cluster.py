@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,7 @@ except ImportError as error:
     raise ImportError('runs on a cluster need Ray, which is missing; run: pip install "offlinerlkit-damo[tune]"') from error
 
 INTERVAL = 2.0  # seconds between two looks at a run
+TIMEOUT = 10.0  # seconds for a cluster to answer
 USAGE_VARIABLE = "RAY_USAGE_STATS_ENABLED"
 NOTHING = Parcel()
 
@@ -240,9 +242,12 @@ def _trained_model(key: tuple[Any, ...], every: Sequence[Status]) -> Path | None
 def joined(address: str | None) -> Iterator[None]:
     """Be part of the cluster at `address`; without one of this machine's, or of a new one on it. Raises UserError where there is none."""
     os.environ.setdefault(USAGE_VARIABLE, "0")
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     try:
+        if colon and port.isdigit():  # where nobody answers, Ray itself tries for minutes
+            socket.create_connection((host, int(port)), timeout=TIMEOUT).close()
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"there is no Ray cluster at {address!r} ({reason}); start one with `ray start --head`, or leave --ray-address out"
