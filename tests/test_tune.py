@@ -25,13 +25,15 @@ FLAGS = shlex.split(
 def test_a_sweep_ranks_its_trials_and_says_how_to_evaluate_the_best(tmp_path: Path) -> None:
     process = run_script("tune_damo.py", tmp_path, *FLAGS, "--trials", "2")
     assert process.returncode == 0, process.stdout + process.stderr
-    table = re.findall(r"^ *(-?[\d.]+) +3 +([\d.]+) +(1|3|5|10) +(\d\.\d+e-\d+)$", process.stdout, re.MULTILINE)
+    line = r"^ *(-?[\d.]+) +([123]) +([\d.]+) +(?:1|3|5|10) +\d\.\d+e-\d+(  stopped early)?$"
+    table = re.findall(line, process.stdout, re.MULTILINE)
+    assert "3" in {epochs for _, epochs, *_ in table} and all((epochs == "3") != bool(early) for _, epochs, _, early in table)
     assert len(table) == 2 and float(table[0][0]) >= float(table[1][0])
     assert "it is no evaluation" in process.stdout and "compare --plan tune/plan.yaml" in process.stdout
     every = jobs(read_plan(tmp_path / "tune" / "plan.yaml"), tmp_path / "comparison")
     assert {(job.label, job.config.seed) for job in every} == {(label, seed) for label in ("damo", "tuned") for seed in (4, 5, 6, 7)}
     (alpha,) = {job.config.damo.damo_alpha for job in every if job.label == "tuned"}
-    assert f"{alpha:.3f}" == table[0][1] and all(job.config.epoch == 3 for job in every)
+    assert f"{alpha:.3f}" == table[0][2] and all(job.config.epoch == 3 for job in every)
 
     other = run_script("tune_damo.py", tmp_path, *FLAGS, "--trials", "2", "--gamma", "0.9")
     assert other.returncode == 2 and "has other options; name another folder" in other.stderr

@@ -38,7 +38,7 @@ except ImportError as error:
     raise ImportError('runs on a cluster need Ray, which is missing; run: pip install "offlinerlkit-damo[tune]"') from error
 
 INTERVAL = 2.0  # seconds between two looks at a run
-CONNECT_TIMEOUT = 10.0  # seconds
+TIMEOUT = 10.0  # seconds for a cluster to answer
 USAGE_VARIABLE = "RAY_USAGE_STATS_ENABLED"
 NOTHING = Parcel()
 
@@ -242,10 +242,10 @@ def _trained_model(key: tuple[Any, ...], every: Sequence[Status]) -> Path | None
 def joined(address: str | None) -> Iterator[None]:
     """Be part of the cluster at `address`; without one of this machine's, or of a new one on it. Raises UserError where there is none."""
     os.environ.setdefault(USAGE_VARIABLE, "0")
-    host, _, port = (address or "").rpartition(":")
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     try:
-        if port.isdigit() and "://" not in host:  # Ray itself would try for minutes
-            socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
+        if colon and port.isdigit():  # where nobody answers, Ray itself tries for minutes
+            socket.create_connection((host, int(port)), timeout=TIMEOUT).close()
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
