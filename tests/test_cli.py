@@ -92,7 +92,7 @@ WRONG = [
     ("data make hopper-random --size 0", "size 0"),
     ("data make hopper-random --size many", "many"),
     ("data sell", "sell"),
-    ("report log", "run folder"),
+    ("report log", "neither a run's folder"),
     ("report absent", "absent"),
     ("bench --host kit", "kit"),
     ("bench --threads 0", "threads"),

@@ -189,7 +189,9 @@ def prepare(
     config, dataset, record = run.config, run.dataset, run.folder / "record"
     if record.exists():
         rewind(record, *((run.checkpoint["state"]["timestep"], run.checkpoint["text_size"]) if run.checkpoint else (None, 0)))
-    logger = RunLogger(str(run.folder), OUTPUTS, console=console)
+    logger = RunLogger(str(run.folder), OUTPUTS)
+    if not console:
+        logger.mute()
     logger.log_hyperparameters(config.flat())
     for change in run.changes:
         logger.log(f"WARNING: continued with another {change}")

@@ -254,7 +254,7 @@ def test_the_classifier_takes_as_many_steps_as_asked() -> None:
     policy = make_policy(17, classifier_updates_per_step=3)
     steps = []
     original = policy.data_alignment.update
-    policy.data_alignment.update = lambda *sample: steps.append(1) or original(*sample)  # type: ignore[method-assign, func-returns-value]
+    policy.data_alignment.update = lambda *sample, **how: steps.append(1) or original(*sample, **how)  # type: ignore[method-assign, func-returns-value]
     policy.learn(make_batch(18))
     assert len(steps) == 3
 
@@ -325,7 +325,7 @@ def test_every_option_has_an_effect(option: str) -> None:
 
 
 @pytest.mark.parametrize(("choice", "from_starts"), [("episode_start", True), ("dataset", False)])
-def test_init_states_reach_the_trainer(choice: str, from_starts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_init_states_reach_the_trainer(choice: str, from_starts: bool) -> None:
     run = pytest.importorskip("offlinerlkit_damo.training.run")
     from offlinerlkit_damo.config import Config
 
@@ -333,10 +333,10 @@ def test_init_states_reach_the_trainer(choice: str, from_starts: bool, monkeypat
     columns = {key: value.float().numpy() for key, value in make_rows(np.random.default_rng(0), 12).items()}
     dataset: Any = SimpleNamespace(rewards=np.zeros(12), obs_dim=OBS, action_dim=ACT, episode_starts=starts, transitions=lambda: columns)
     seen: list[Any] = []
-    monkeypatch.setattr(run, "DAMOTrainer", lambda *_, init_obss, **__: seen.append(init_obss))
+    trainer: Any = lambda *_, init_obss, **__: seen.append(init_obss)  # noqa: E731
     nothing: Any = None
     config = Config(hidden_dims=(4,), damo=DAMOConfig(init_states=choice))
-    run.make_trainer(config, dataset, nothing, nothing, nothing, nothing, fresh=True)
+    run.make_trainer(config, dataset, nothing, nothing, nothing, nothing, fresh=True, trainer_class=trainer)
     assert (seen[0] is starts) == from_starts and (seen[0] is None) != from_starts
 
 

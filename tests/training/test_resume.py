@@ -342,11 +342,11 @@ def test_running_out_names_what_to_free_and_loses_nothing(
     monkeypatch.setenv("OFFLINERLKIT_DAMO_CACHE", str(cache))
     dump, dumped = DAMOTrainer._dump, []
 
-    def failing(self: DAMOTrainer) -> None:
+    def failing(self: DAMOTrainer, *row: Any) -> None:
         dumped.append(self._timestep)
         if len(dumped) == 4:
             raise error
-        dump(self)
+        dump(self, *row)
 
     monkeypatch.setattr(DAMOTrainer, "_dump", failing)
     with pytest.raises(UserError) as caught:

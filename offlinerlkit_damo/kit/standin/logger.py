@@ -27,11 +27,10 @@ class Logger:
     Args:
         dir: the run's folder; record/, checkpoint/, model/ and result/ are made in it.
         ouput_config: name of an output -> its kind, "stdout" (record/<name>.txt), "csv" (record/<name>.csv) or
-            "tensorboard" (record/<name>/).
-        console: whether the console is an output, too.
+            "tensorboard" (record/<name>/). The console is always an output.
     """
 
-    def __init__(self, dir: str, ouput_config: dict[str, str], *, console: bool = True) -> None:
+    def __init__(self, dir: str, ouput_config: dict[str, str]) -> None:
         unknown = {kind for kind in ouput_config.values() if kind not in HANDLERS}
         if unknown:
             raise ValueError(f"unknown output kinds {sorted(unknown)}; known: {', '.join(HANDLERS)}")
@@ -42,12 +41,15 @@ class Logger:
         self._record_dir, self._checkpoint_dir, self._model_dir, self._result_dir = folders
         record = Path(self._record_dir)
         self._output_handlers: list[Handler] = [HANDLERS[kind](record, name) for name, kind in ouput_config.items()]
-        if console:
-            self._output_handlers.append(ConsoleHandler())
+        self._output_handlers.append(ConsoleHandler())
         self._name2val: defaultdict[str, Any] = defaultdict(float)
         self._name2cnt: defaultdict[str, int] = defaultdict(int)
         self._level = INFO
         self._timestep = 0
+
+    def mute(self) -> None:
+        """Leave the console out from here on; the host has no such thing."""
+        self._output_handlers = [handler for handler in self._output_handlers if not isinstance(handler, ConsoleHandler)]
 
     def log_hyperparameters(self, hyper_param: dict[str, Any]) -> None:
         """Write record/hyper_param.json and a table for TensorBoard; `hyper_param` is left as it is."""
