@@ -37,7 +37,7 @@ try:
 except ImportError as error:
     raise ImportError('runs on a cluster need Ray, which is missing; run: pip install "offlinerlkit-damo[tune]"') from error
 
-INTERVAL = 2.0  # seconds between two looks at a run
+INTERVAL = 1.0  # seconds between two looks at a run
 TIMEOUT = 10.0  # seconds for a cluster to answer
 USAGE_VARIABLE = "RAY_USAGE_STATS_ENABLED"
 NOTHING = Parcel()
