@@ -15,6 +15,8 @@ from offlinerlkit_damo.report.looks import looks
 from offlinerlkit_damo.report.results import read_evaluations
 from offlinerlkit_damo.training.run_folder import read_facts
 
+CLOSE = 5.0  # points between two lines that are named together
+
 
 def draw_learning_curve(folders: Sequence[Path], path: Path) -> None:
     """Score against gradient steps, every run its own line, unsmoothed; written to `path` (PNG, SVG or PDF by its suffix).
@@ -41,12 +43,18 @@ def draw_learning_curve(folders: Sequence[Path], path: Path) -> None:
     lines = [(0.0, "random", ":"), (100.0, "expert", "-.")] if task["robot"] else []
     if dataset["mean_score"] is not None:
         lines.append((dataset["mean_score"], "dataset mean", "--"))
-    for value, name, style in lines:
+    told: list[tuple[float, str]] = []
+    for value, name, style in sorted(lines):
         axes.axhline(value, color="0.35", linestyle=style, linewidth=1)
+        name = f"{name} {round(value) + 0:d}"
+        if told and value - told[-1][0] < CLOSE:  # one above the other they could not be read
+            value, name = told[-1][0], f"{told.pop()[1]}, {name}"
+        told.append((value, name))
+    for value, name in told:
         # beside the axes, where no curve passes
         axes.annotate(
-            f"{name} {value:.0f}", (1, value), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points", va="center",
-            fontsize=8, color="0.35",
+            name, (1, value), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8,
+            color="0.35",
         )  # fmt: skip
     kind = {"d4rl": "D4RL", "file": "own data", "minari": "Minari", "neorl": "NeoRL"}.get(dataset["source"], dataset["source"])
     what = "normalised score" if task["robot"] else "return"
