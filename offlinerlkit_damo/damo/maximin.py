@@ -11,6 +11,7 @@ from offlinerlkit_damo.damo import objective
 from offlinerlkit_damo.damo.alignment import Batch
 from offlinerlkit_damo.damo.divergences import get_divergence
 from offlinerlkit_damo.damo.networks import Networks
+from offlinerlkit_damo.damo.temperature import temperature_step
 from offlinerlkit_damo.damo.terms import Terms
 
 
@@ -54,7 +55,7 @@ class MaximinObjective(Terms):
         else:
             log_prob = self._soft_actor_step(mix["observations"], figures)
         if self._is_auto_alpha:
-            self._temperature_step(log_prob, figures)
+            temperature_step(self, log_prob, figures)
         self.networks.sync()
         shown = self._shown(figures)
         self._steps += 1
@@ -110,9 +111,9 @@ class MaximinObjective(Terms):
             phi = residual(share * online_next + (1 - share) * target_next if mode == "mix" else target_next, q)
             losses = self._critic_losses(phi, init_q) if config.behavior_alignment else objective.td_loss(phi)
             self.networks.zero_critics()
-            losses.sum().backward()
+            (losses.sum() if config.behavior_alignment else self.networks.td_weight * losses.sum()).backward()
             self._apply_critics()
-        figures |= {f"loss/critic{i}": loss for i, loss in enumerate(losses, 1)}
+        figures |= self.networks.named(losses)
         figures["damo/q_batch"], figures["damo/q_init"], figures["damo/phi"] = q, init_q, phi
         return phi.detach()
 
@@ -178,15 +179,6 @@ class MaximinObjective(Terms):
         loss.backward()
         self.networks.step(self.actor_optim)
         figures["loss/actor"] = loss
-
-    def _temperature_step(self, log_prob: Tensor, figures: dict[str, Tensor]) -> None:
-        """The host's update of lambda: minimise -log lambda (log pi + target entropy)."""
-        gap = (log_prob.detach() + self._target_entropy).mean()
-        loss = -self._log_alpha.detach() * gap
-        self._log_alpha.grad = (-gap).reshape(self._log_alpha.shape)  # the loss is linear: its gradient needs no graph
-        self.networks.step(self.alpha_optim)
-        self._alpha = self._log_alpha.detach().exp().clamp(0.0, 1.0)  # the host's bound
-        figures["loss/alpha"], figures["alpha"] = loss, self._alpha
 
     # ---- diagnostics ---------------------------------------------------------------------------------------------------------------
 

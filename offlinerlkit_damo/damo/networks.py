@@ -16,6 +16,10 @@ class Networks:
 
     Twin critics (`critic1`, `critic2` and an optimiser each: SAC, MOPO, RAMBO) and a list of them (`critics`, one optimiser: MOBILE) are
     the same here. Shapes: B rows, E critics, d and a the sizes of observation and action.
+
+    Attributes:
+        joint: whether the critics share an optimiser; the host's loss is then their mean, else each has its own.
+        td_weight: the weight of each critic's mean squared residual in what is descended.
     """
 
     online: Sequence[nn.Module]
@@ -24,11 +28,13 @@ class Networks:
 
     def __init__(self, policy: Any) -> None:
         self.policy = policy
-        if hasattr(policy, "critics"):
+        self.joint = hasattr(policy, "critics")
+        if self.joint:
             self.online, self.old, self.critic_optims = policy.critics, policy.critics_old, (policy.critics_optim,)
         else:
             self.online, self.old = (policy.critic1, policy.critic2), (policy.critic1_old, policy.critic2_old)
             self.critic_optims = policy.critic1_optim, policy.critic2_optim
+        self.td_weight = 1 / len(self.online) if self.joint else 1.0
 
     def act(self, obss: Tensor) -> tuple[Tensor, Tensor]:
         """A reparameterised sample of the policy and its log-probability: [B, d] -> [B, a], [B]."""
@@ -48,6 +54,10 @@ class Networks:
     def old_q(self, obss: Tensor, actions: Tensor) -> Tensor:
         """Q_i(s, a) [E, B] of the target critics, without gradients."""
         return torch.stack([critic(obss, actions).squeeze(-1) for critic in self.old])
+
+    def named(self, losses: Tensor) -> dict[str, Tensor]:
+        """The critics' losses [E] under the host's names."""
+        return {"loss/critic": losses.mean()} if self.joint else {f"loss/critic{i}": loss for i, loss in enumerate(losses, 1)}
 
     def step(self, *optims: torch.optim.Optimizer) -> None:
         """One step of each of these optimisers."""

@@ -56,10 +56,10 @@ class FleetNetworks:
             classifiers = [linears(policy.data_alignment.classifier.network, head=True) for policy in policies]
             self.classifiers = RunsMLP([[[layer] for layer in layers] for layers in classifiers])
             for r, policy in enumerate(policies):
-                rebind(policy.actor_optim, self.actors, r)
-                rebind(policy.critic1_optim, self.critics, 2 * r)
-                rebind(policy.critic2_optim, self.critics, 2 * r + 1)
-                rebind(policy.data_alignment.optim, self.classifiers, r)
+                rebind(policy.actor_optim, [self.actors.rows[r]])
+                rebind(policy.critic1_optim, [self.critics.rows[2 * r]])
+                rebind(policy.critic2_optim, [self.critics.rows[2 * r + 1]])
+                rebind(policy.data_alignment.optim, [self.classifiers.rows[r]])
         except (ValueError, AttributeError) as error:
             raise UserError(f"these runs cannot train as a fleet: {error}; train them one by one") from None
 

@@ -33,12 +33,12 @@ class FlatStep:
 
     def __init__(self, policy: Any) -> None:
         self._policy, self._networks = policy, policy.networks
-        self._projected_critics = policy._critic_step
         self._pass: ActorPass | None = None
 
     def install(self) -> None:
         """Put these steps in the place of the policy's."""
         policy = self._policy
+        self._projected_critics = policy._critic_step
         policy._critic_step, policy._actor_step, policy._soft_actor_step = self.critics, self.actor, self.soft_actor
 
     @torch.no_grad()
@@ -77,7 +77,8 @@ class FlatStep:
         next_q = next_q - entropy
         phi = objective.bellman_residual(refined, discounts, next_q, q, target_floor=config.target_floor)
 
-        slope = policy.divergence.weight(phi / config.damo_alpha) if aligned else 2 * phi  # dL/dPhi, but for the mean's 1 / B
+        # dL/dPhi, but for the mean's 1 / B
+        slope = policy.divergence.weight(phi / config.damo_alpha) if aligned else 2 * networks.td_weight * phi
         grad = torch.zeros_like(online)
         torch.mul(slope, -1 / size, out=grad[:, :size])
         if aligned:
@@ -94,7 +95,7 @@ class FlatStep:
         networks.step(*networks.critic_optims)
         if policy._diagnoses:
             losses = policy._critic_losses(phi, init_q) if aligned else objective.td_loss(phi)
-            figures |= {f"loss/critic{i}": loss for i, loss in enumerate(losses, 1)}
+            figures |= networks.named(losses)
             figures |= {"damo/q_batch": q, "damo/q_init": init_q, "damo/phi": phi}
         return phi
 

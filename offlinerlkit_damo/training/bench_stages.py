@@ -34,7 +34,7 @@ class Size:
 
     rounds: int
     steps: int
-    slow_steps: int  # of MOBILE
+    slow_steps: int  # of MOBILE and COMBO
     rollout: tuple[int, int]  # rows, model steps
     dynamics_batches: int
     rows: int  # of the dataset loaded
@@ -114,15 +114,17 @@ class Bench:
     def step(self, algo_name: str, *, against: str) -> Stage:
         """One gradient step, sampling included, of `algo_name` on this package, beside the host's of `against`."""
         host, ours = self.trainer(against, host=True), self.trainer(algo_name, host=False)
-        names = {"damo": "DAMO", "mopo": "MOPO", "mobile": "MOBILE"}
+        names = {"damo": "DAMO", "mopo": "MOPO", "mobile": "MOBILE", "combo": "COMBO"}
         name = f"gradient step, {names[algo_name]}" + ("" if algo_name == against else f" / host's {names[against]}")
-        times = self.size.slow_steps if "mobile" in (algo_name, against) else self.size.steps
+        times = self.size.slow_steps if against in ("mobile", "combo") else self.size.steps
         flops = self._step_flops(algo_name)
         return Stage(name, _learning(host), _learning(ours), times, flops)
 
     def _step_flops(self, algo_name: str) -> float:
-        """Of one step, counted on the host's modules; the classifier's turn comes every second step, so two are counted."""
-        step = _learning(self.trainer(algo_name, host=False, engine="reference"))
+        """Of one step, counted on the host's modules but for COMBO, whose actor they ask once an action; the classifier's turn comes every
+        second step, so two are counted.
+        """
+        step = _learning(self.trainer(algo_name, host=False, engine="fast" if algo_name == "combo" else "reference"))
         return counted(lambda: (step(), step())) / 2
 
     def rollout(self, algo_name: str) -> Stage:
@@ -190,6 +192,7 @@ def stages(size: Size) -> Iterator[Iterator[Stage]]:
             yield bench.step("damo", against="mopo")
             yield bench.step("mobile", against="mobile")
             yield bench.step("damo", against="mobile")
+            yield bench.step("combo", against="combo")
             yield bench.rollout("damo")
             yield bench.rollout("mopo")
             yield bench.dynamics_training(Path(folder))

@@ -20,7 +20,8 @@ from offlinerlkit_damo.dice.algaedice import AlgaeDICEPolicy
 from offlinerlkit_damo.dice.odice import ODICEPolicy
 from offlinerlkit_damo.dice.optidice import OptiDICEPolicy
 from offlinerlkit_damo.dice.rewards import reward_transform
-from offlinerlkit_damo.engine.networks import accelerate
+from offlinerlkit_damo.engine.accelerate import accelerate
+from offlinerlkit_damo.engine.conservative import FlatCOMBO
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.kit import (
     MLP,
@@ -107,10 +108,10 @@ def build_policy(
 def _model_based(config: Config, parts: Parts, dynamics: Any, scaler: StandardScaler | None) -> Any:
     common: dict[str, Any] = {"tau": config.tau, "gamma": config.gamma, "alpha": parts.temperature()}
     method, fast = config.damo, config.engine == "fast"
-    soft = fast and config.algo_name in ("mopo", "rambo")
+    soft = fast and config.algo_name in ("mopo", "rambo", "mobile") and not config.max_q_backup
     if soft and not method.behavior_alignment:
-        # without the objective DAMO's step is the host's SAC step, entropy in the target included (tests/engine proves it)
-        method = dataclasses.replace(method, entropy_backup=True, target_floor=None)
+        # without the objective DAMO's step is the host's SAC step (tests/engine proves it)
+        method = dataclasses.replace(method, **_host_target(config))
     if config.algo_name == "damo" or (config.algo_name == "mopo" and fast):
         policy = DAMOPolicy(dynamics, *parts.soft_actor_critic(), **common, config=method)
     else:
@@ -135,8 +136,8 @@ def _mopo(config: Config, parts: Parts, dynamics: Any, scaler: Any, extended: An
 
 
 def _mobile(config: Config, parts: Parts, dynamics: Any, scaler: Any, extended: Any, common: dict[str, Any]) -> Any:
-    own, actor = config.mobile, parts.actor()
-    critics = nn.ModuleList([parts.critic() for _ in range(own.num_q_ensemble)])
+    actor = parts.actor()
+    critics = nn.ModuleList([parts.critic() for _ in range(config.mobile.num_q_ensemble)])
     optims = parts.optim(actor, config.actor_lr), parts.optim(critics, config.critic_lr)
     return extended(MOBILEPolicy)(
         dynamics,
@@ -145,16 +146,17 @@ def _mobile(config: Config, parts: Parts, dynamics: Any, scaler: Any, extended: 
         *optims,
         **common,
         penalty_coef=config.penalty_coef,
-        num_samples=own.num_samples,
+        num_samples=config.mobile.num_samples,
         deterministic_backup=config.deterministic_backup,
         max_q_backup=config.max_q_backup,
-        **_beyond_the_kit(MOBILEPolicy, target_floor=own.mobile_target_floor),
+        **_own_floor(config),
     )
 
 
 def _combo(config: Config, parts: Parts, dynamics: Any, scaler: Any, extended: Any, common: dict[str, Any]) -> Any:
     own = config.combo
-    return extended(COMBOPolicy)(
+    by_hand = config.engine == "fast" and not (own.with_lagrange or config.max_q_backup)
+    return extended(FlatCOMBO if by_hand else COMBOPolicy)(
         dynamics,
         *parts.soft_actor_critic(),
         Box(-1.0, 1.0, (parts.action_dim,), np.float32),
@@ -192,9 +194,17 @@ def _rambo(config: Config, parts: Parts, dynamics: Any, scaler: Any, extended: A
 _BASELINES: dict[str, Callable[..., Any]] = {"mopo": _mopo, "mobile": _mobile, "combo": _combo, "rambo": _rambo}
 
 
-def _beyond_the_kit(policy_class: type[Any], **arguments: Any) -> dict[str, Any]:
-    """Arguments that only the stand-in's class has (the kit has its behaviour built in), where they are there."""
-    return {name: value for name, value in arguments.items() if name in inspect.signature(policy_class).parameters}
+def _own_floor(config: Config) -> dict[str, Any]:
+    """MOBILE's target floor, an argument of the stand-in's class only: the kit's floor is 0."""
+    there = "target_floor" in inspect.signature(MOBILEPolicy).parameters
+    return {"target_floor": config.mobile.mobile_target_floor} if there else {}
+
+
+def _host_target(config: Config) -> dict[str, Any]:
+    """The target of the algorithm's own SAC step, as options of DAMO's: whether it has the entropy, and its floor."""
+    if config.algo_name != "mobile":
+        return {"entropy_backup": True, "target_floor": None}
+    return {"entropy_backup": not config.deterministic_backup, "target_floor": _own_floor(config).get("target_floor", 0.0)}
 
 
 def _dice(config: Config, parts: Parts, dataset: OfflineDataset | None) -> Any:

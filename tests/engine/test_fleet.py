@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from offlinerlkit_damo.config import DAMOConfig
+from offlinerlkit_damo.engine.accelerate import accelerate
 from offlinerlkit_damo.engine.buffer import DeviceReplayBuffer
 from offlinerlkit_damo.engine.fleet import Batches, Fleet, Member
 from offlinerlkit_damo.engine.fleet_networks import FleetNetworks
-from offlinerlkit_damo.engine.networks import accelerate
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.training.averaging import AveragedActor
 

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from offlinerlkit_damo.config import DAMOConfig, resolve
 from offlinerlkit_damo.damo.networks import Networks
 from offlinerlkit_damo.engine import inconsistency
+from offlinerlkit_damo.engine.accelerate import accelerate
 from offlinerlkit_damo.engine.adam import fused_step
 from offlinerlkit_damo.engine.mlp import StackedMLP
-from offlinerlkit_damo.engine.networks import accelerate
+from offlinerlkit_damo.engine.networks import FlatNetworks
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.kit import MOPOPolicy
+from offlinerlkit_damo.kit import MOBILEPolicy, MOPOPolicy
 from offlinerlkit_damo.training.dynamics import build_dynamics
 from offlinerlkit_damo.training.policies import build_policy
 
@@ -100,6 +101,11 @@ def test_without_either_alignment_the_step_is_the_hosts_mopo() -> None:
     config = DAMOConfig(data_alignment=False, behavior_alignment=False, entropy_backup=True)
     host, fast = make_policy(None, torch.float32, MOPOPolicy), make_policy(config, torch.float32)
     accelerate(fast)
+    assert_same_steps(host, fast)
+
+
+def assert_same_steps(host: Any, fast: Any) -> None:
+    """Ten steps of a host policy and of ours on the same batches and noise: figures and weights."""
     for step in range(10):
         batch = make_batch(step, torch.float32)
         del batch["init"]
@@ -224,27 +230,38 @@ def test_another_optimiser_takes_its_own_step() -> None:
     torch.testing.assert_close(p.detach(), torch.full((2,), 0.5))
 
 
-def test_mobiles_penalty_is_the_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In several pieces, from the same noise; and the policy then learns the same."""
-    monkeypatch.setattr(inconsistency, "CHUNK", 32)  # whole blocks of the generator's sixteen numbers
+def mobile_policies(**options: Any) -> list[Any]:
+    """MOBILE on the host's modules and on the engine, of the same weights."""
     policies = []
     for engine in ("reference", "fast"):
         torch.manual_seed(1)
-        config = resolve({"algo_name": "mobile", "task": "hopper-medium", "engine": engine, "hidden_dims": (16, 16)})
+        config = resolve({"algo_name": "mobile", "task": "hopper-medium", "engine": engine, "hidden_dims": (16, 16), **options})
         dynamics = build_dynamics(config, OBS, ACT)
         dynamics.scaler.fit(np.random.default_rng(0).normal(size=(20, OBS + ACT)).astype("f4"))
         policies.append(build_policy(config, dynamics, OBS, ACT)[0])
-    reference, fast = policies
+    policies[1].diagnose_every = 1
+    return policies
+
+
+def test_mobiles_penalty_is_the_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In several pieces, from the same noise."""
+    monkeypatch.setattr(inconsistency, "CHUNK", 32)  # whole blocks of the generator's sixteen numbers
     batch = make_batch(0, torch.float32)
     penalties = []
-    for policy in policies:
+    for policy in mobile_policies():
         torch.manual_seed(2)
         penalties.append(policy.compute_lcb(batch["fake"]["observations"], batch["fake"]["actions"]))
     assert penalties[0].shape == (ROWS - 4, 1) and penalties[0].min() > 0
     torch.testing.assert_close(penalties[1], penalties[0], rtol=1e-4, atol=1e-6)
-    for policy in policies:
-        run_steps(policy, 5, torch.float32)
-    assert_same_state(reference, fast, atol=2e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"deterministic_backup": False, "auto_alpha": True, "num_q_ensemble": 3}])
+def test_mobiles_step_is_the_hosts(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, fast = mobile_policies(**options)
+    assert isinstance(reference, MOBILEPolicy) and isinstance(fast.networks, FlatNetworks)
+    for policy in (reference, fast):
+        monkeypatch.setattr(policy, "compute_lcb", lambda obss, actions: obss[:, :1].abs() + actions[:, :1])
+    assert_same_steps(reference, fast)
 
 
 def test_engine_option_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
