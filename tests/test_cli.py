@@ -79,6 +79,7 @@ WRONG = [
     ("train --config unknown.yaml", "did you mean gamma"),
     ("train --config list.yaml", "mapping"),
     ("train --device tpu", "cpu, cuda"),
+    ("train --tf32 true", "--device cuda"),
     ("train --data absent.hdf5", "absent.hdf5"),
     ("train --data cut.hdf5", "cut.hdf5"),
     ("train --data text.hdf5", "text.hdf5"),

@@ -11,8 +11,6 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-
 from offlinerlkit_damo.config import Config
 from offlinerlkit_damo.engine.fleet_networks import FleetNetworks
 from offlinerlkit_damo.engine.rollout import ends_of
@@ -26,11 +24,11 @@ from offlinerlkit_damo.training.resume import resumed_config
 from offlinerlkit_damo.training.run import (
     OTHER_LOGDIR,
     Run,
-    check_device,
     continuable,
     open_run_folder,
     prepare,
     restore,
+    set_up_torch,
     simulator,
     usable_dataset,
     with_absolute_paths,
@@ -90,8 +88,7 @@ def _train(
     first = next(iter(configs.values()))
     stop = StopRequest(first.max_minutes)
     configs = {name: with_absolute_paths(config) for name, config in configs.items()}
-    check_device(first.device)
-    torch.set_num_threads(first.threads)
+    set_up_torch(first)
     for name, config in configs.items():
         if resume[name] is None:
             check_writable(run_parent(config), remedy=OTHER_LOGDIR)

@@ -53,8 +53,7 @@ def train(config: Config, *, resume: Path | None = None, force: bool = False) ->
         return train_alone(config, resume=resume, force=force)
     stop = StopRequest(config.max_minutes)
     config = with_absolute_paths(config)  # it may be continued from another folder
-    check_device(config.device)
-    torch.set_num_threads(config.threads)
+    set_up_torch(config)
     task = config_task(config)
     # whatever can be found wrong is found before minutes of work, and before the run has a folder
     if resume is None:
@@ -290,8 +289,9 @@ def make_trainer(
     )
 
 
-def check_device(name: str) -> torch.device:
-    """The torch device called `name`, or a UserError if it is unknown or not there."""
+def set_up_torch(config: Config) -> None:
+    """Give torch the run's threads and precision; a UserError if its device is unknown or not there."""
+    name = config.device
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -300,7 +300,8 @@ def check_device(name: str) -> torch.device:
         raise UserError(f"device {name!r} asked for, but torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu")
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"unknown device {name!r}; use cpu, cuda or cuda:N")
-    return device
+    torch.set_num_threads(config.threads)
+    torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
 
 
 def standardised(dataset: OfflineDataset, eps: float = 1e-3) -> tuple[OfflineDataset, StandardScaler]:
