@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from offlinerlkit_damo.config import Config, alignment_by_number
+from offlinerlkit_damo.config import Config, alignment_by_number, options
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.training.checkpoint import LAST, read
 from offlinerlkit_damo.training.run_folder import FACTS, is_finished, read_facts
@@ -67,12 +67,14 @@ def open_run(path: Path, facts: Mapping[str, Any], *, force: bool) -> tuple[dict
 
 
 def changed_options(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The options that differ between two configurations as JSON has them, a line each; those of `FREE` do not count."""
-    return [
-        f"{name}: {before.get(name)} -> {after.get(name)}"
-        for name in sorted({*before, *after} - set(FREE))
-        if before.get(name) != after.get(name)
-    ]
+    """The options that differ between two configurations as JSON has them, a line each; those of `FREE` do not count.
+
+    An option that is not in one of them is younger than it, and had its default then.
+    """
+    defaults = json.loads(json.dumps({name: field.default for name, field in options().items()}))
+    before, after = {**defaults, **before}, {**defaults, **after}
+    names = sorted({*before, *after} - set(FREE))
+    return [f"{name}: {before.get(name)} -> {after.get(name)}" for name in names if before.get(name) != after.get(name)]
 
 
 def check_unchanged(stored: Mapping[str, Any], now: Mapping[str, Any], *, force: bool) -> list[str]:

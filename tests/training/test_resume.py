@@ -20,10 +20,13 @@ import torch
 from test_scripts import write_hopper_file
 
 from offlinerlkit_damo import load_policy
+from offlinerlkit_damo.compare.plan import plain
+from offlinerlkit_damo.config import resolve
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.training import checkpoint as storage
 from offlinerlkit_damo.training.checkpoint import Checkpoints
 from offlinerlkit_damo.training.logs import rewind
+from offlinerlkit_damo.training.resume import changed_options
 
 ROOT = Path(__file__).parents[2]
 SCORE = "eval/normalized_episode_reward"
@@ -207,6 +210,13 @@ def test_changes_are_listed_and_need_force(stopped: Path, cache: Path) -> None:
     run(stopped, cache, "--resume", str(stopped), "--epoch", "7", "--max-minutes", "none", "--force")
     assert len(table(stopped)) == 7
     assert "WARNING: continued with another epoch: 6 -> 7" in (stopped / "record" / "consoleout_backup.txt").read_text()
+
+
+def test_an_option_younger_than_the_run_had_its_default() -> None:
+    now = plain(resolve({"algo_name": "damo", "task": "hopper-medium", "gamma": 0.9, "hidden_dims": (8,)}))
+    before = {name: value for name, value in now.items() if name not in ("gamma", "tau", "hidden_dims")}
+    assert changed_options(before, now) == ["gamma: 0.99 -> 0.9", "hidden_dims: [256, 256] -> [8]"]
+    assert changed_options({**now, "gone": 3}, now) == ["gone: 3 -> None"]
 
 
 def test_damaged_and_foreign_checkpoints_are_refused(stopped: Path, cache: Path, tmp_path: Path) -> None:
