@@ -15,7 +15,9 @@ ROWS = "rows.csv"  # a comparison's table, in its folder
 LAST = 10
 NUMBERS = ("seed", "timestep", "episode", "return", "score", "length")
 NEEDED = ("task", "label", "algo", "config_hash", "dataset", "finished", *NUMBERS)
-OPTIONAL = ("dataset_mean", "source", "host", "commit", "seconds", "q_data", "gamma")
+OPTIONAL = ("dataset_mean", "source", "dynamics", "host", "commit", "seconds", "q_data", "gamma")
+TEXTS = ("task", "label", "algo", "config_hash", "dataset", "source", "dynamics", "host", "commit")
+"""Columns that are no numbers, though one of digits alone may look like one, and none is missing because it says "None"."""
 RUN = ["task", "label", "seed"]
 
 
@@ -25,7 +27,7 @@ def read_rows(paths: Sequence[Path]) -> pd.DataFrame:
     for path in paths:
         file = path / ROWS if path.is_dir() else path
         try:
-            table = pd.read_csv(file, dtype={"label": str, "config_hash": str, "dataset": str})
+            table = pd.read_csv(file, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False, na_values=[""])
         except FileNotFoundError:
             raise UserError(f"{str(path)!r} has no {ROWS}; give the folder of a comparison that `compare` made") from None
         except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
