@@ -9,11 +9,13 @@ Needs Ray: pip install "offlinerlkit-damo[tune]".
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import shlex
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,26 +63,40 @@ def trial(sampled: Mapping[str, Any], shared: Mapping[str, Any]) -> None:
         with saved.as_directory() as path:
             copy(Path(path), folder)
         told = len(evaluations(folder))
-    process, outcome = TrainingProcess(config, folder, options=place / "options.yaml", log=place / "log"), None
-    while outcome is None:
-        outcome = process.wait(INTERVAL)
-        folder = folder or find_run(Job("trial", config))
-        if folder is None or len(evaluations(folder)) <= told:
-            continue
-        snapshot = place / "snapshot"  # the run goes on while Ray copies
-        copy(folder, snapshot)
-        scores, last = evaluations(snapshot), folder / "checkpoint" / LAST
-        for number in range(told + 1, len(scores) + 1):
-            recent = [score for _, score in scores[:number][-SCORED:]]
-            kept = None
-            if number == len(scores) and last.exists() and last.stat().st_mtime_ns != stamp:
-                kept, stamp = tune.Checkpoint.from_directory(str(snapshot)), last.stat().st_mtime_ns
-            tune.report({"epoch": scores[number - 1][0] // config.step_per_epoch, "score": sum(recent) / len(recent)}, checkpoint=kept)
-        told = len(scores)
-    log = (place / "log").read_text(encoding="utf-8", errors="replace")
-    shutil.rmtree(place)
-    if outcome != "ended":
-        raise RuntimeError(log[-2000:])
+    outcome = None
+    with going(TrainingProcess(config, folder, options=place / "options.yaml", log=place / "log"), place) as process:
+        while outcome is None:
+            outcome = process.wait(INTERVAL)
+            folder = folder or find_run(Job("trial", config))
+            if folder is None or len(evaluations(folder)) <= told:
+                continue
+            snapshot = place / "snapshot"  # the run goes on while Ray copies
+            copy(folder, snapshot)
+            scores, last = evaluations(snapshot), folder / "checkpoint" / LAST
+            for number in range(told + 1, len(scores) + 1):
+                recent = [score for _, score in scores[:number][-SCORED:]]
+                kept = None
+                if number == len(scores) and last.exists() and last.stat().st_mtime_ns != stamp:
+                    kept, stamp = tune.Checkpoint.from_directory(str(snapshot)), last.stat().st_mtime_ns
+                tune.report({"epoch": scores[number - 1][0] // config.step_per_epoch, "score": sum(recent) / len(recent)}, checkpoint=kept)
+            told = len(scores)
+        if outcome != "ended":
+            raise RuntimeError((place / "log").read_text(encoding="utf-8", errors="replace")[-2000:])
+
+
+@contextmanager
+def going(process: TrainingProcess, place: Path) -> Iterator[TrainingProcess]:
+    """Ends a trial's run with the trial, and deletes its place: Ray has its checkpoints."""
+
+    def leave() -> None:
+        process.kill()
+        shutil.rmtree(place, ignore_errors=True)
+
+    atexit.register(leave)  # Ray ends a trial's process without waiting for a trial that it has stopped within `tune.report`
+    try:
+        yield process
+    finally:
+        leave()
 
 
 def evaluations(folder: Path) -> list[tuple[int, float]]:

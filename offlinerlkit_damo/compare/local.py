@@ -77,3 +77,8 @@ class TrainingProcess:
     def stop(self) -> None:
         """As `runner.Attempt`."""
         self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once; returns when it has ended."""
+        self._process.kill()
+        self._process.wait()
