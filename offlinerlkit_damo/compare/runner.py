@@ -142,6 +142,7 @@ def run_plan(plan: Plan, out: Path, executor: Executor, *, show: Callable[[Seque
             if status.folder is not None and is_finished(status.folder):
                 status.state = "finished"
         going: dict[str, tuple[Status, Attempt]] = {}
+        ended = False  # since the rows were gathered
         try:
             while going or any(status.state == "waiting" for status in every):
                 for status in every:
@@ -149,6 +150,9 @@ def run_plan(plan: Plan, out: Path, executor: Executor, *, show: Callable[[Seque
                         attempt = executor.start(status, every, out)
                         if attempt is not None:
                             going[status.job.name] = status, attempt
+                if ended:  # and others go on; the last time is below
+                    gather(every, out)
+                    ended = False
                 time.sleep(POLL)
                 for name, (status, attempt) in list(going.items()):
                     if attempt.began and status.state == "waiting":
@@ -158,7 +162,7 @@ def run_plan(plan: Plan, out: Path, executor: Executor, *, show: Callable[[Seque
                     if outcome is not None:
                         del going[name]
                         status.end(outcome)
-                        gather(every, out)
+                        ended = True
                 show(every)
         finally:
             for _, attempt in going.values():
