@@ -19,19 +19,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from offlinerlkit_damo.compare.cluster import joined
 from offlinerlkit_damo.compare.local import TrainingProcess
 from offlinerlkit_damo.compare.parcel import copy
-from offlinerlkit_damo.compare.plan import OWN, Job
+from offlinerlkit_damo.compare.plan import OWN, Job, plain
 from offlinerlkit_damo.compare.runner import find_run
 from offlinerlkit_damo.config import Config, options, read_yaml
 from offlinerlkit_damo.errors import Stopped, UserError
-from offlinerlkit_damo.files import check_writable, replacing, save_json
+from offlinerlkit_damo.files import check_writable, save_json, save_yaml
 from offlinerlkit_damo.flags import Parser, add_config_flags, parse_config, run_command
+from offlinerlkit_damo.report.scores import LAST as SCORED
 from offlinerlkit_damo.training.checkpoint import LAST
-from offlinerlkit_damo.training.logs import EPISODES, read_rows
+from offlinerlkit_damo.training.logs import EPISODES, read_table
 from offlinerlkit_damo.training.resume import FREE
 from offlinerlkit_damo.training.run import with_absolute_paths
 
@@ -44,7 +43,6 @@ except ImportError as error:
 
 SEARCHED = ("damo_alpha", "rollout_length", "actor_lr")
 INTERVAL = 2.0  # seconds between two looks at a trial's run
-SCORED = 10  # evaluations whose mean is a run's score, as everywhere
 FRESH_SEEDS = 4  # of the comparison in which the best trial is to prove itself
 
 
@@ -102,14 +100,14 @@ def going(process: TrainingProcess, place: Path) -> Iterator[TrainingProcess]:
 def evaluations(folder: Path) -> list[tuple[int, float]]:
     """Step and mean score of a run's evaluations so far."""
     scores: dict[int, list[float]] = {}
-    for row in read_rows(folder / "record" / EPISODES):
+    for row in read_table(folder / "record" / EPISODES):
         scores.setdefault(int(row["timestep"]), []).append(float(row["score"]))
     return [(step, sum(found) / len(found)) for step, found in scores.items()]
 
 
 def shared_options(config: Config, out: Path, trials: int) -> dict[str, Any]:
     """What all trials share, also noted in `out`. Raises UserError if the sweep there has other options, or another number of trials."""
-    shared: dict[str, Any] = json.loads(json.dumps(with_absolute_paths(config).flat()))
+    shared = plain(with_absolute_paths(config))
     note = out / "options.json"
     now = {"trials": trials, **{name: value for name, value in shared.items() if name not in (*FREE, *SEARCHED)}}
     if note.exists() and json.loads(note.read_text(encoding="utf-8")) != now:
@@ -193,8 +191,7 @@ def main(argv: Sequence[str]) -> None:
         "seeds": [config.seed + 1 + i for i in range(FRESH_SEEDS)],
         "options": {name: shared[name] for name in given if name not in OWN},
     }
-    with replacing(arguments.out / "plan.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
+    save_yaml(plan, arguments.out / "plan.yaml")
     print(f"best: {', '.join(f'{name}={value:.4g}' for name, value in best.items())}")
     print(
         "Its score is the highest of many on one seed, and so too high: it is no evaluation. On seeds that no trial has seen:\n"

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from offlinerlkit_damo.config import ALGORITHMS, MODEL_BASED, Config, options, read_yaml, readers, resolve
 from offlinerlkit_damo.errors import UserError, unknown
-from offlinerlkit_damo.files import replacing
+from offlinerlkit_damo.files import save_yaml
 from offlinerlkit_damo.training.dynamics import SETTINGS
 from offlinerlkit_damo.training.run import with_absolute_paths
 
 OWN = ("task", "seed", "logdir", "algo_name", "dynamics_seed", "max_minutes")
 """Options that the plan itself sets."""
+SEEDS = 4
+"""So many where a plan does not say."""
 PARTS = ("tasks", "algos", "variants", "seeds", "options")
 
 
@@ -112,7 +112,7 @@ def read_plan(path: Path) -> Plan:
     for name in content:
         if name not in PARTS:
             raise unknown("part of a plan", name, PARTS)
-    tasks, algos, seeds = content.get("tasks"), content.get("algos") or [], content.get("seeds", 4)
+    tasks, algos, seeds = content.get("tasks"), content.get("algos") or [], content.get("seeds", SEEDS)
     if not isinstance(tasks, list) or not tasks or not isinstance(algos, list):
         raise UserError(f"the plan {str(path)!r} needs `tasks`, a list of names, and `algos` or `variants`")
     if not isinstance(seeds, int) and not (isinstance(seeds, list) and all(isinstance(seed, int) for seed in seeds)):
@@ -131,8 +131,7 @@ def write_plan(plan: Plan, path: Path) -> None:
     content = {
         "tasks": list(plan.tasks), "algos": algos, "variants": variants, "seeds": list(plan.seeds), "options": dict(plan.options),
     }  # fmt: skip
-    with replacing(path) as temporary:
-        temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    save_yaml(content, path)
 
 
 def jobs(plan: Plan, out: Path) -> list[Job]:

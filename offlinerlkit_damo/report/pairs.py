@@ -9,6 +9,7 @@ import pandas as pd
 
 from offlinerlkit_damo.report import statistics
 from offlinerlkit_damo.report.scores import RUN
+from offlinerlkit_damo.report.tables import NONE
 
 ALL = "all tasks"
 CAPTION = (
@@ -65,6 +66,6 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
             "difference": [
                 f"{x.value:+.1f}" + ("" if np.isnan(x.low) else f" [{x.low:+.1f}, {x.high:+.1f}]") for x in table["difference"]
             ],
-            "seeds": [", ".join(f"{value:+.1f}" for value in seeds.values()) or "-" for seeds in table["seeds"]],
+            "seeds": [", ".join(f"{value:+.1f}" for value in seeds.values()) or NONE for seeds in table["seeds"]],
         }
     )

@@ -86,12 +86,12 @@ def curves(rows: pd.DataFrame) -> pd.DataFrame:
     return means.assign(minutes=means["seconds"] / 60).drop(columns="seconds")
 
 
-def on_common_grid(evaluations: pd.DataFrame) -> pd.DataFrame:
+def on_common_grid(evaluations: pd.DataFrame, columns: Sequence[str] = ("score", "minutes", "q_data", "worth")) -> pd.DataFrame:
     """The mean over seeds of one contestant's evaluations on one task, at the steps at which every seed was evaluated."""
     every = evaluations.groupby("timestep")["seed"].nunique()
     common = every[every == evaluations["seed"].nunique()].index
     there = evaluations[evaluations["timestep"].isin(common)]
-    return pd.DataFrame(there.groupby("timestep")[["score", "minutes", "q_data", "worth"]].mean()).reset_index()
+    return pd.DataFrame(there.groupby("timestep")[list(columns)].mean()).reset_index()
 
 
 def run_scores(rows: pd.DataFrame) -> pd.DataFrame:
@@ -150,7 +150,7 @@ def remarks(rows: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
         found.append(f"{label} on {task} has not finished: {going}")
     few = scores[finished & (scores["evaluations"] < LAST)]
     if len(few):
-        numbers = "to".join(f" {number} " for number in sorted({few["evaluations"].min(), few["evaluations"].max()})).strip()
+        numbers = " to ".join(str(number) for number in sorted({few["evaluations"].min(), few["evaluations"].max()}))
         found.append(f"{len(few)} of {len(scores)} runs have only {numbers} evaluations, of which their scores are the means")
     if len(seeds) == 1:
         found.append("one seed: differences may be chance, and there are no intervals")
