@@ -17,7 +17,7 @@ import yaml
 from offlinerlkit_damo.compare.ablations import ablation_plan, described
 from offlinerlkit_damo.compare.estimate import Cost, estimate
 from offlinerlkit_damo.compare.local import LocalProcesses
-from offlinerlkit_damo.compare.plan import Plan, jobs, make_plan, model_key, read_plan, write_plan
+from offlinerlkit_damo.compare.plan import SEEDS, Plan, jobs, make_plan, model_key, read_plan, write_plan
 from offlinerlkit_damo.compare.runner import TRIES, Executor, Status, find_run, run_plan
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.comparison import write_report
@@ -37,8 +37,7 @@ def ablate(arguments: argparse.Namespace) -> None:
     if arguments.list:
         print(described())
         return
-    tasks = arguments.tasks.split(",")
-    plan = ablation_plan(arguments.studies, tasks, 4 if arguments.seeds is None else arguments.seeds, _options(arguments))
+    plan = ablation_plan(arguments.studies, arguments.tasks.split(","), _seeds(arguments), _options(arguments))
     if arguments.write is not None:
         write_plan(plan, arguments.write)
         print(f"{arguments.write}: a plan, to be edited and given to `compare --plan`")
@@ -93,15 +92,18 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:
-    options = _options(arguments)
     if arguments.plan is not None:
-        if arguments.tasks or arguments.algos or arguments.seeds or options:
+        if any(given is not None for given in (arguments.tasks, arguments.algos, arguments.seeds, arguments.set)):
             raise UserError("--plan is a whole comparison; leave --tasks, --algos, --seeds and --set out")
         return read_plan(arguments.plan)
     if not arguments.tasks:
         raise UserError("name the tasks with --tasks, or give a --plan")
     tasks, algos = (text.split(",") for text in (arguments.tasks, arguments.algos or "damo,mopo"))
-    return make_plan(tasks, algos, 4 if arguments.seeds is None else arguments.seeds, options)
+    return make_plan(tasks, algos, _seeds(arguments), _options(arguments))
+
+
+def _seeds(arguments: argparse.Namespace) -> int:
+    return SEEDS if arguments.seeds is None else int(arguments.seeds)
 
 
 def _dry_run(plan: Plan, out: Path, at_once: int) -> None:
