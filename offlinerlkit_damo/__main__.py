@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from offlinerlkit_damo.analysis.settings import Settings
 from offlinerlkit_damo.data_command import add_data_flags
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.flags import Parser, add_config_flags, parse_config, run_command, train_and_report, train_fleet_and_report
 
+ABOUT = "DAMO (arXiv 2502.00850) and other offline algorithms on OfflineRL-Kit. `COMMAND --help` has a command's flags."
 HOST_VARIABLE = "OFFLINERLKIT_DAMO_HOST"  # kit.host's, which cannot be imported before it is set
 
 
@@ -90,6 +93,7 @@ def _figures(arguments: argparse.Namespace) -> None:
 
 def _report(arguments: argparse.Namespace) -> None:
     from offlinerlkit_damo.report.scores import ROWS
+    from offlinerlkit_damo.training.run_folder import FACTS
 
     if any((path / ROWS).is_file() for path in arguments.runs):
         from offlinerlkit_damo.report.comparison import write_report
@@ -97,8 +101,8 @@ def _report(arguments: argparse.Namespace) -> None:
         print(write_report(arguments.runs, arguments.out or arguments.runs[0]))
         return
     for path in arguments.runs:
-        if not (path / "run.json").exists():
-            raise UserError(f"{str(path)!r} is neither a run's folder, with run.json, nor a comparison's, with {ROWS}")
+        if not (path / FACTS).exists():
+            raise UserError(f"{str(path)!r} is neither a run's folder, with {FACTS}, nor a comparison's, with {ROWS}")
     from offlinerlkit_damo.report.curve import draw_learning_curve
 
     out = arguments.out or Path("learning_curve.png")
@@ -108,8 +112,9 @@ def _report(arguments: argparse.Namespace) -> None:
 
 def _plot(arguments: argparse.Namespace) -> None:
     from offlinerlkit_damo.report.plot import draw_figures
+    from offlinerlkit_damo.report.results import SCORE
 
-    chosen = draw_figures(arguments.runs, arguments.out, arguments.keys.split(","))
+    chosen = draw_figures(arguments.runs, arguments.out, (arguments.keys or SCORE).split(","))
     print(f"{arguments.out}: {', '.join(chosen)}")
 
 
@@ -141,8 +146,13 @@ def _patch(arguments: argparse.Namespace) -> None:
         print(f"an installed copy of the kit stays as it is; to use this one: pip install --no-deps --editable {arguments.path}")
 
 
-def _add_executor_flags(command: argparse.ArgumentParser) -> None:
-    """How and where the runs of a plan run."""
+def _add_plan_flags(command: argparse.ArgumentParser, *, tasks: str | None, out: str) -> None:
+    """Which runs a plan has, and how and where they run; with the default `tasks` and folder."""
+    text = "tasks, with * for several: hopper-*,halfcheetah-random" + (f" [{tasks}]" if tasks else "")
+    command.add_argument("--tasks", metavar="T,T", default=tasks, help=text)
+    command.add_argument("--seeds", type=int, metavar="N", help="seeds 1 to N of each [4]")
+    command.add_argument("--set", action="append", metavar="OPTION=VALUE", help="an option of train, for all that read it; repeatable")
+    command.add_argument("--out", type=Path, default=Path(out), metavar="DIR", help=f"folder for all; a second call goes on [{out}]")
     command.add_argument("--jobs", type=int, metavar="N", help="runs at once, one thread each [the machine's cores; with Ray all that fit]")
     command.add_argument(
         "--executor", choices=("local", "ray"), default="local", help="processes of this machine, or Ray's cluster [local]"
@@ -156,12 +166,13 @@ def _add_executor_flags(command: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Parse the command line and run its command."""
-    parser = Parser(prog="python -m offlinerlkit_damo", description=__doc__)
+    parser = Parser(prog="python -m offlinerlkit_damo", description=ABOUT)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
 
-    usage = "%(prog)s [--algo damo|mopo] [--task TASK] [flags]"
+    usage = "%(prog)s [--algo ALGO] [--task TASK] [flags]"
     train = commands.add_parser("train", help="train a policy; run_example/run_<algo>.py are the same code", usage=usage)
-    train.add_argument("--fleet", type=Path, metavar="FILE", help="train the runs in this YAML file together (docs/fleet.md)")
+    text = "train the runs in this YAML file together; --resume takes the .json file that this writes (docs/fleet.md)"
+    train.add_argument("--fleet", type=Path, metavar="FILE", help=text)
     add_config_flags(train)
     train.set_defaults(run=_train)
 
@@ -170,8 +181,8 @@ def main(argv: Sequence[str]) -> None:
 
     evaluate = commands.add_parser("evaluate", help="play episodes with a saved policy, of this package or of the kit")
     evaluate.add_argument("path", metavar="RUN", type=Path, help="run folder, or a policy.pth or checkpoint of one")
-    evaluate.add_argument("--episodes", type=int, default=100, help="episodes [100]")
-    evaluate.add_argument("--seed", type=int, default=0, help="seed of the first episode, the others follow [0]")
+    evaluate.add_argument("--episodes", type=int, default=100, metavar="N", help="episodes [100]")
+    evaluate.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the first episode, the others follow [0]")
     mode = evaluate.add_mutually_exclusive_group()
     mode.add_argument("--deterministic", action="store_true", help="act by the policy's mode, the default")
     mode.add_argument("--stochastic", action="store_true", help="sample the actions")
@@ -187,58 +198,50 @@ def main(argv: Sequence[str]) -> None:
 
     dynamics = commands.add_parser("dynamics", help="list or delete the stored dynamics models")
     dynamics.add_argument("action", choices=("list", "prune"), help="list the models, or delete some")
-    dynamics.add_argument("ids", nargs="*", metavar="ID", help="models to delete")
-    dynamics.add_argument("--unused", type=float, metavar="DAYS", help="delete those that no run has loaded for so long")
+    dynamics.add_argument("ids", nargs="*", metavar="ID", help="of prune: models to delete")
+    dynamics.add_argument("--unused", type=float, metavar="DAYS", help="of prune: delete those that no run has loaded for so long")
     dynamics.set_defaults(run=_dynamics)
 
     doctor = commands.add_parser("doctor", help="print host, versions, devices, simulators and datasets, and what is missing")
     doctor.set_defaults(run=_doctor)
 
     figure = commands.add_parser("report", help="draw the learning curves of run folders, or write the report of a comparison")
-    figure.add_argument("runs", nargs="+", type=Path, help="run folders of one task, or folders of comparisons")
-    figure.add_argument("--out", type=Path, help="figure to write [learning_curve.png]; of a comparison the folder [its own]")
+    figure.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of one task, or folders of comparisons")
+    figure.add_argument("--out", type=Path, metavar="PATH", help="figure to write [learning_curve.png]; a report's folder [the first RUN]")
     figure.set_defaults(run=_report)
 
     compare = commands.add_parser("compare", help="run algorithms side by side, on the same tasks, seeds and dynamics models")
-    compare.add_argument("--tasks", metavar="T,T", help="tasks, with * for several: hopper-*,halfcheetah-random")
     compare.add_argument("--algos", metavar="A,A", help="algorithms [damo,mopo]")
-    compare.add_argument("--seeds", type=int, metavar="N", help="seeds 1 to N of each [4]")
-    compare.add_argument("--set", action="append", metavar="OPTION=VALUE", help="an option of train, for all that read it; repeatable")
-    compare.add_argument("--plan", type=Path, metavar="FILE", help="YAML with tasks, algos, variants, seeds and options, instead")
-    compare.add_argument("--out", type=Path, default=Path("comparison"), help="folder for all; a second call goes on [comparison]")
-    _add_executor_flags(compare)
+    text = "YAML with tasks, algos, variants, seeds and options, in place of --tasks, --algos, --seeds and --set"
+    compare.add_argument("--plan", type=Path, metavar="FILE", help=text)
+    _add_plan_flags(compare, tasks=None, out="comparison")
     compare.set_defaults(run=_compare)
 
     ablate = commands.add_parser("ablate", help="run ready-made comparisons: the paper's ablations and sweeps, and the add-on table")
     ablate.add_argument("studies", nargs="*", metavar="STUDY", help="studies, which share their plain algorithms; --list shows them")
     ablate.add_argument("--list", action="store_true", help="print the studies and their contestants; run nothing")
-    ablate.add_argument("--tasks", metavar="T,T", default="hopper-medium-expert", help="tasks, with * for several [hopper-medium-expert]")
-    ablate.add_argument("--seeds", type=int, metavar="N", help="seeds 1 to N of each [4]")
-    ablate.add_argument("--set", action="append", metavar="OPTION=VALUE", help="an option of train, for all that read it; repeatable")
     ablate.add_argument("--write", type=Path, metavar="FILE", help="write the plan as YAML, to be edited for `compare --plan`; run nothing")
-    ablate.add_argument("--out", type=Path, default=Path("ablation"), help="folder for all; a second call goes on [ablation]")
-    _add_executor_flags(ablate)
+    _add_plan_flags(ablate, tasks="hopper-medium-expert", out="ablation")
     ablate.set_defaults(run=_ablate)
 
     drawn = commands.add_parser("figures", help="draw the paper's figures from finished runs, with their numbers beside them")
     drawn.add_argument("runs", nargs="+", metavar="RUN", help="run folders of one dataset or folders that hold them; NAME=RUN names one")
-    drawn.add_argument("--only", metavar="F,F", help="of values, distributions, calibration, curves and alpha [all that can be drawn]")
-    drawn.add_argument("--out", type=Path, default=Path("figures"), help="folder for the figures and their numbers [figures]")
+    drawn.add_argument("--only", metavar="F,F", help="some of curves, alpha, values, distributions and calibration [all that can be drawn]")
+    drawn.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="folder of figures and numbers [figures]")
     drawn.add_argument("--format", choices=("png", "svg", "pdf"), default="png", help="of the figures [png]")
-    drawn.add_argument("--seed", type=int, default=0, help="of everything that is sampled [0]")
-    drawn.add_argument("--episodes", type=int, default=20, help="episodes in the simulator for every run [20]")
-    drawn.add_argument("--points", type=int, default=1000, help="rows of every distribution [1000]")
-    drawn.add_argument("--pairs", type=int, default=200, help="state-action pairs of either kind that are valued [200]")
+    for setting in dataclasses.fields(Settings):
+        text = f"{setting.metadata['help']} [{setting.default}]"
+        drawn.add_argument(f"--{setting.name}", type=int, default=setting.default, metavar="N", help=text)
     drawn.set_defaults(run=_figures)
 
     plot = commands.add_parser("plot", help="draw any logged figures of any runs, also of the kit's own")
-    plot.add_argument("runs", nargs="+", type=Path, help="run folders")
-    plot.add_argument("--keys", default="eval/normalized_episode_reward", metavar="K,K", help="columns, with * for several [the score]")
-    plot.add_argument("--out", type=Path, default=Path("figures.png"), help="figure to write [figures.png]")
+    plot.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    plot.add_argument("--keys", metavar="K,K", help="figures of docs/metrics.md, with * for several: loss/*,damo/phi [the score]")
+    plot.add_argument("--out", type=Path, default=Path("figures.png"), metavar="FILE", help="figure to write [figures.png]")
     plot.set_defaults(run=_plot)
 
     bench = commands.add_parser("bench", help="time every stage of a run beside the host's own, in one go")
-    bench.add_argument("--threads", type=int, default=1, help="torch threads [1]")
+    bench.add_argument("--threads", type=int, default=1, metavar="N", help="torch threads [1]")
     bench.add_argument("--quick", action="store_true", help="less of everything, under a minute")
     bench.add_argument("--host", choices=("standin", "offlinerlkit"), help="compare with this host [an installed kit, else the stand-in]")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the table and what it was measured on")

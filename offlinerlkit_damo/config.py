@@ -365,13 +365,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 @cache
-def _packaged(algo_name: str) -> dict[str, Any]:
-    return read_yaml(Path(str(resources.files("offlinerlkit_damo") / "configs" / f"{algo_name}.yaml")))
+def packaged(name: str) -> dict[str, Any]:
+    """The content of configs/<name>.yaml; not to be changed."""
+    return read_yaml(Path(str(resources.files("offlinerlkit_damo") / "configs" / f"{name}.yaml")))
 
 
 def presets(algo_name: str) -> dict[str, Any]:
     """The presets of an algorithm by name: {"options": {...}, "tasks": {task: {...}}} each."""
-    return dict(_packaged(algo_name)["presets"])
+    return dict(packaged(algo_name)["presets"])
 
 
 def resolve(flags: Mapping[str, Any], *, config_file: Path | None = None, defaults: Mapping[str, Any] | None = None) -> Config:
@@ -390,11 +391,11 @@ def resolve(flags: Mapping[str, Any], *, config_file: Path | None = None, defaul
         if option_name in options() and algo_name not in readers(option_name):
             readers_named = ", ".join(readers(option_name))
             raise UserError(f"--{option_name.replace('_', '-')} has no effect with --algo {algo_name}; it is an option of {readers_named}")
-    packaged = _packaged(algo_name)
-    name = coerce("preset", given.get("preset")) or packaged["default"]
-    if name not in packaged["presets"]:
-        raise unknown("preset", name, packaged["presets"])
-    preset = packaged["presets"][name]
+    ours = packaged(algo_name)
+    name = coerce("preset", given.get("preset")) or ours["default"]
+    if name not in ours["presets"]:
+        raise unknown("preset", name, ours["presets"])
+    preset = ours["presets"][name]
     given.setdefault("task", _task_of_own_data(given) or Config.task)
     # its package imports this module
     from offlinerlkit_damo.tasks.task import preset_name

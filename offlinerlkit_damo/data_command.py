@@ -12,14 +12,14 @@ from offlinerlkit_damo.errors import UserError
 def add_data_flags(data: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     actions = ("list", "info", "check", "make", "fetch")
-    text = "list the tasks; facts of a dataset; what would spoil training on it; make a generated one; fetch D4RL's"
+    text = "the tasks; a dataset's facts and figure; what would spoil training on it; make a generated one; fetch one of D4RL's"
     data.add_argument("action", choices=actions, help=text)
     data.add_argument("name", nargs="?", help="task, e.g. hopper-medium-expert; for info and check also a file, or minari:<id>")
     data.add_argument("--task", help="of info and check: the task that a file is judged as, for scores and the termination rule")
     data.add_argument("--out", type=Path, metavar="FILE", help="of info: figure to write [<name>.png]")
     data.add_argument("--json", type=Path, metavar="FILE", help="of info: write the facts, every column's range with them")
-    data.add_argument("--size", type=int, help="of make: transitions [200000]")
-    data.add_argument("--seed", type=int, help="of make: seed [0]")
+    data.add_argument("--size", type=int, metavar="N", help="of make: transitions [200000]")
+    data.add_argument("--seed", type=int, metavar="N", help="of make: seed [0]")
     data.set_defaults(run=run)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+import yaml
 
 from offlinerlkit_damo.errors import UserError
 
@@ -115,7 +116,17 @@ def save_torch(state: Any, path: str | os.PathLike[str]) -> None:
             raise OSError(str(error).splitlines()[0]) from error
 
 
+def save_text(text: str, path: str | os.PathLike[str]) -> None:
+    """A text file, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def save_json(content: Any, path: str | os.PathLike[str]) -> None:
     """Indented JSON, atomically."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    save_text(json.dumps(content, indent=2) + "\n", path)
+
+
+def save_yaml(content: Any, path: str | os.PathLike[str]) -> None:
+    """YAML in the content's own order, atomically."""
+    save_text(yaml.safe_dump(content, sort_keys=False), path)

@@ -50,9 +50,9 @@ def add_config_flags(parser: argparse.ArgumentParser, algo_name: str | None = No
     shown_names = {name for name in options() if algo_name is None or algo_name in readers(name)}
     groups = {section: parser.add_argument_group(TITLES[section]) for section in SECTIONS if shown_names & set(names_of(section))}
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of options; flags override it")
-    resume = "continue the interrupted run in this folder, or the fleet of this .json file, with its own options"
+    resume = "continue the interrupted run in this folder, or from this checkpoint of it, with its own options"
     parser.add_argument("--resume", type=Path, metavar="RUN", help=resume)
-    parser.add_argument("--force", action="store_true", help="continue it even if options, data, host or versions have changed")
+    parser.add_argument("--force", action="store_true", help="continue it even if options, data, model, host or versions have changed")
     for name, field in options().items():
         several = str(option_types()[name]).startswith("tuple")
         default: Any = field.default

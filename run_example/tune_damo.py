@@ -9,27 +9,28 @@ Needs Ray: pip install "offlinerlkit-damo[tune]".
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import shlex
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from offlinerlkit_damo.compare.cluster import joined
 from offlinerlkit_damo.compare.local import TrainingProcess
 from offlinerlkit_damo.compare.parcel import copy
-from offlinerlkit_damo.compare.plan import OWN, Job
+from offlinerlkit_damo.compare.plan import OWN, Job, plain
 from offlinerlkit_damo.compare.runner import find_run
 from offlinerlkit_damo.config import Config, options, read_yaml
 from offlinerlkit_damo.errors import Stopped, UserError
-from offlinerlkit_damo.files import check_writable, replacing, save_json
+from offlinerlkit_damo.files import check_writable, save_json, save_yaml
 from offlinerlkit_damo.flags import Parser, add_config_flags, parse_config, run_command
+from offlinerlkit_damo.report.scores import LAST as SCORED
 from offlinerlkit_damo.training.checkpoint import LAST
-from offlinerlkit_damo.training.logs import EPISODES, read_rows
+from offlinerlkit_damo.training.logs import EPISODES, read_table
 from offlinerlkit_damo.training.resume import FREE
 from offlinerlkit_damo.training.run import with_absolute_paths
 
@@ -42,7 +43,6 @@ except ImportError as error:
 
 SEARCHED = ("damo_alpha", "rollout_length", "actor_lr")
 INTERVAL = 2.0  # seconds between two looks at a trial's run
-SCORED = 10  # evaluations whose mean is a run's score, as everywhere
 FRESH_SEEDS = 4  # of the comparison in which the best trial is to prove itself
 
 
@@ -61,39 +61,53 @@ def trial(sampled: Mapping[str, Any], shared: Mapping[str, Any]) -> None:
         with saved.as_directory() as path:
             copy(Path(path), folder)
         told = len(evaluations(folder))
-    process, outcome = TrainingProcess(config, folder, options=place / "options.yaml", log=place / "log"), None
-    while outcome is None:
-        outcome = process.wait(INTERVAL)
-        folder = folder or find_run(Job("trial", config))
-        if folder is None or len(evaluations(folder)) <= told:
-            continue
-        snapshot = place / "snapshot"  # the run goes on while Ray copies
-        copy(folder, snapshot)
-        scores, last = evaluations(snapshot), folder / "checkpoint" / LAST
-        for number in range(told + 1, len(scores) + 1):
-            recent = [score for _, score in scores[:number][-SCORED:]]
-            kept = None
-            if number == len(scores) and last.exists() and last.stat().st_mtime_ns != stamp:
-                kept, stamp = tune.Checkpoint.from_directory(str(snapshot)), last.stat().st_mtime_ns
-            tune.report({"epoch": scores[number - 1][0] // config.step_per_epoch, "score": sum(recent) / len(recent)}, checkpoint=kept)
-        told = len(scores)
-    log = (place / "log").read_text(encoding="utf-8", errors="replace")
-    shutil.rmtree(place)
-    if outcome != "ended":
-        raise RuntimeError(log[-2000:])
+    outcome = None
+    with going(TrainingProcess(config, folder, options=place / "options.yaml", log=place / "log"), place) as process:
+        while outcome is None:
+            outcome = process.wait(INTERVAL)
+            folder = folder or find_run(Job("trial", config))
+            if folder is None or len(evaluations(folder)) <= told:
+                continue
+            snapshot = place / "snapshot"  # the run goes on while Ray copies
+            copy(folder, snapshot)
+            scores, last = evaluations(snapshot), folder / "checkpoint" / LAST
+            for number in range(told + 1, len(scores) + 1):
+                recent = [score for _, score in scores[:number][-SCORED:]]
+                kept = None
+                if number == len(scores) and last.exists() and last.stat().st_mtime_ns != stamp:
+                    kept, stamp = tune.Checkpoint.from_directory(str(snapshot)), last.stat().st_mtime_ns
+                tune.report({"epoch": scores[number - 1][0] // config.step_per_epoch, "score": sum(recent) / len(recent)}, checkpoint=kept)
+            told = len(scores)
+        if outcome != "ended":
+            raise RuntimeError((place / "log").read_text(encoding="utf-8", errors="replace")[-2000:])
+
+
+@contextmanager
+def going(process: TrainingProcess, place: Path) -> Iterator[TrainingProcess]:
+    """Ends a trial's run with the trial, and deletes its place: Ray has its checkpoints."""
+
+    def leave() -> None:
+        process.kill()
+        shutil.rmtree(place, ignore_errors=True)
+
+    atexit.register(leave)  # Ray ends a trial's process without waiting for a trial that it has stopped within `tune.report`
+    try:
+        yield process
+    finally:
+        leave()
 
 
 def evaluations(folder: Path) -> list[tuple[int, float]]:
     """Step and mean score of a run's evaluations so far."""
     scores: dict[int, list[float]] = {}
-    for row in read_rows(folder / "record" / EPISODES):
+    for row in read_table(folder / "record" / EPISODES):
         scores.setdefault(int(row["timestep"]), []).append(float(row["score"]))
     return [(step, sum(found) / len(found)) for step, found in scores.items()]
 
 
 def shared_options(config: Config, out: Path, trials: int) -> dict[str, Any]:
     """What all trials share, also noted in `out`. Raises UserError if the sweep there has other options, or another number of trials."""
-    shared: dict[str, Any] = json.loads(json.dumps(with_absolute_paths(config).flat()))
+    shared = plain(with_absolute_paths(config))
     note = out / "options.json"
     now = {"trials": trials, **{name: value for name, value in shared.items() if name not in (*FREE, *SEARCHED)}}
     if note.exists() and json.loads(note.read_text(encoding="utf-8")) != now:
@@ -177,8 +191,7 @@ def main(argv: Sequence[str]) -> None:
         "seeds": [config.seed + 1 + i for i in range(FRESH_SEEDS)],
         "options": {name: shared[name] for name in given if name not in OWN},
     }
-    with replacing(arguments.out / "plan.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
+    save_yaml(plan, arguments.out / "plan.yaml")
     print(f"best: {', '.join(f'{name}={value:.4g}' for name, value in best.items())}")
     print(
         "Its score is the highest of many on one seed, and so too high: it is no evaluation. On seeds that no trial has seen:\n"

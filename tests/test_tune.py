@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,10 @@ FLAGS = shlex.split(
 
 
 def test_a_sweep_ranks_its_trials_and_says_how_to_evaluate_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = tmp_path / "places"
+    places.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", tempfile.gettempdir())  # its sockets' paths must be short
+    monkeypatch.setenv("TMPDIR", str(places))
     process = run_script("tune_damo.py", tmp_path, *FLAGS, "--trials", "2")
     assert process.returncode == 0, process.stdout + process.stderr
     line = r"^ *(-?[\d.]+) +([123]) +([\d.]+) +(?:1|3|5|10) +\d\.\d+e-\d+(  stopped early)?$"
@@ -34,6 +39,8 @@ def test_a_sweep_ranks_its_trials_and_says_how_to_evaluate_the_best(tmp_path: Pa
     assert {(job.label, job.config.seed) for job in every} == {(label, seed) for label in ("damo", "tuned") for seed in (4, 5, 6, 7)}
     (alpha,) = {job.config.damo.damo_alpha for job in every if job.label == "tuned"}
     assert f"{alpha:.3f}" == table[0][2] and all(job.config.epoch == 3 for job in every)
+
+    assert not list(places.glob("tune-damo-*"))  # whether a trial came to its end or not
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="has other options; name another folder"):

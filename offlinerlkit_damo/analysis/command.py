@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 
@@ -34,7 +35,7 @@ def figures(arguments: argparse.Namespace) -> None:
     for name in chosen:
         if name not in NAMES:
             raise unknown("figure", name, NAMES)
-    settings = Settings(arguments.seed, arguments.episodes, arguments.points, arguments.pairs)
+    settings = Settings(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Settings)})
     runs = find_runs(arguments.runs)
     check_writable(arguments.out)
     torch.set_num_threads(1)

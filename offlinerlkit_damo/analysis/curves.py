@@ -15,7 +15,7 @@ from offlinerlkit_damo.compare.rows import config_hash
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.looks import COLOURS, looks
 from offlinerlkit_damo.report.results import SCORE, read_evaluations, read_progress
-from offlinerlkit_damo.report.scores import LAST
+from offlinerlkit_damo.report.scores import LAST, on_common_grid
 from offlinerlkit_damo.training.run_folder import is_finished
 
 VALUE = "eval/q_data"
@@ -49,8 +49,7 @@ def draw_curves(runs: Sequence[Run]) -> Drawn:
                 if x == "score":
                     panel.plot(run_rows[x].iloc[-1], run_rows[y].iloc[-1], "o", color=how["color"], markersize=5)
             if several:
-                steps = ours.groupby("timestep")
-                mean = steps[["score", "value"]].mean()[steps.size() == ours["seed"].nunique()].reset_index()
+                mean = on_common_grid(ours, ("score", "value"))
                 panel.plot(mean[x], mean[y], linewidth=2.2, label=name, **how)
     panels[0].set(xlabel="gradient steps", ylabel="normalised score", title="return")
     panels[1].set(xlabel="gradient steps", ylabel="mean Q on the data", title="value estimate")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -202,6 +201,6 @@ def settings_of(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "algo_name": run.facts["config"]["algo_name"],
         "steps": run.facts["config"]["epoch"] * run.facts["config"]["step_per_epoch"],
-        "config_hash": config_hash(json.loads(json.dumps(run.facts["config"]))),
+        "config_hash": config_hash(run.facts["config"]),
         "commit": run.facts.get("commit"),
     }

@@ -15,7 +15,7 @@ class Settings:
     seed: int = option(0, "seed of everything that is sampled")
     episodes: int = option(20, "episodes in the simulator for every run", least=2)
     points: int = option(1000, "rows of every distribution", least=10, most=5000)
-    pairs: int = option(200, "state-action pairs of either kind that are valued", least=1)
+    pairs: int = option(200, "state-action pairs outside the data, and as many inside, that are valued", least=1)
 
     def __post_init__(self) -> None:
         validate(self)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from offlinerlkit_damo.compare.plan import Plan, make_plan
-from offlinerlkit_damo.config import read_yaml
+from offlinerlkit_damo.config import packaged
 from offlinerlkit_damo.errors import UserError, unknown
 
 
-@cache
 def studies() -> dict[str, dict[str, Any]]:
     """Study -> "about" (a line), "algos" and "variants" as in a plan."""
-    return read_yaml(Path(str(resources.files("offlinerlkit_damo") / "configs" / "ablations.yaml")))
+    return packaged("ablations")
 
 
 def ablation_plan(names: Sequence[str], tasks: Sequence[str], seeds: int | Sequence[int], given: Mapping[str, Any]) -> Plan:

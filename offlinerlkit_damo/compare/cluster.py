@@ -22,13 +22,12 @@ from typing import Any
 
 from offlinerlkit_damo.compare.local import TrainingProcess
 from offlinerlkit_damo.compare.parcel import MODEL, Parcel, Stamps, pack, stamps, unpack
-from offlinerlkit_damo.compare.plan import Job
+from offlinerlkit_damo.compare.plan import Job, model_key
 from offlinerlkit_damo.compare.runner import Outcome, Status, find_run, log_path
-from offlinerlkit_damo.config import MODEL_BASED, Config
+from offlinerlkit_damo.config import Config
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.tasks import config_task, make_dataset
 from offlinerlkit_damo.tasks.cache import CACHE_VARIABLE
-from offlinerlkit_damo.training.dynamics import SETTINGS
 from offlinerlkit_damo.training.dynamics_store import FACTS, adopt_model, read_model_facts
 
 try:
@@ -221,14 +220,6 @@ class RayCluster:
             name = path.relative_to(path.parents[2]).as_posix()
             self._datasets[path] = ray.put((name, path.read_bytes()))
         return self._datasets[path]
-
-
-def model_key(config: Config) -> tuple[Any, ...] | None:
-    """What decides a run's dynamics model within one plan; None for one that trains none."""
-    if config.algo_name not in MODEL_BASED or config.load_dynamics_path is not None:
-        return None
-    names = ("task", "data", "env", "data_size", "data_seed", "model_seed", *SETTINGS)
-    return (config.algo_name == "rambo", *(getattr(config, name) for name in names))  # RAMBO's sees standardised observations
 
 
 def _trained_model(key: tuple[Any, ...], every: Sequence[Status]) -> Path | None:

@@ -17,9 +17,8 @@ import yaml
 from offlinerlkit_damo.compare.ablations import ablation_plan, described
 from offlinerlkit_damo.compare.estimate import Cost, estimate
 from offlinerlkit_damo.compare.local import LocalProcesses
-from offlinerlkit_damo.compare.plan import Plan, jobs, make_plan, read_plan, write_plan
+from offlinerlkit_damo.compare.plan import SEEDS, Plan, jobs, make_plan, model_key, read_plan, write_plan
 from offlinerlkit_damo.compare.runner import TRIES, Executor, Status, find_run, run_plan
-from offlinerlkit_damo.config import MODEL_BASED
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.comparison import write_report
 from offlinerlkit_damo.training.run_folder import is_finished
@@ -38,8 +37,7 @@ def ablate(arguments: argparse.Namespace) -> None:
     if arguments.list:
         print(described())
         return
-    tasks = arguments.tasks.split(",")
-    plan = ablation_plan(arguments.studies, tasks, 4 if arguments.seeds is None else arguments.seeds, _options(arguments))
+    plan = ablation_plan(arguments.studies, arguments.tasks.split(","), _seeds(arguments), _options(arguments))
     if arguments.write is not None:
         write_plan(plan, arguments.write)
         print(f"{arguments.write}: a plan, to be edited and given to `compare --plan`")
@@ -86,43 +84,50 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"--set {text} has no value; give --set name=value")
-        options[name.strip().replace("-", "_")] = yaml.safe_load(value)
+        try:
+            options[name.strip().replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"--set {text} has a value that is no YAML; give a number, a word or a [list]") from None
     return options
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:
-    options = _options(arguments)
     if arguments.plan is not None:
-        if arguments.tasks or arguments.algos or arguments.seeds or options:
+        if any(given is not None for given in (arguments.tasks, arguments.algos, arguments.seeds, arguments.set)):
             raise UserError("--plan is a whole comparison; leave --tasks, --algos, --seeds and --set out")
         return read_plan(arguments.plan)
     if not arguments.tasks:
         raise UserError("name the tasks with --tasks, or give a --plan")
     tasks, algos = (text.split(",") for text in (arguments.tasks, arguments.algos or "damo,mopo"))
-    return make_plan(tasks, algos, 4 if arguments.seeds is None else arguments.seeds, options)
+    return make_plan(tasks, algos, _seeds(arguments), _options(arguments))
+
+
+def _seeds(arguments: argparse.Namespace) -> int:
+    return SEEDS if arguments.seeds is None else int(arguments.seeds)
 
 
 def _dry_run(plan: Plan, out: Path, at_once: int) -> None:
     """Print what would be run and how long it would take here; runs nothing."""
     costs: dict[tuple[str, str], Cost] = {}
-    total, models = 0.0, set()
+    models: set[Any] = {None}  # those that an earlier run has trained, and that of a run without
+    times: list[float] = []
     every = jobs(plan, out)
     for job in every:
-        folder = find_run(job)
+        folder, model = find_run(job), model_key(job.config)
         if folder is not None and is_finished(folder):
+            models.add(model)
             print(f"{job.name:50s} finished")
             continue
         key = (job.label, job.config.task)
         if key not in costs:
             costs[key] = estimate(job.config, job.config.data_size)
-        seconds = costs[key].training
-        model = (job.config.task, job.config.seed)
-        if job.config.algo_name in MODEL_BASED and model not in models:
-            models.add(model)
-            seconds += costs[key].dynamics
-        total += seconds
+        seconds = costs[key].training + (0.0 if model in models else costs[key].dynamics)
+        models.add(model)
+        times.append(seconds)
         print(f"{job.name:50s} {_clock(seconds)}")
-    print(f"{len(every)} runs, about {_clock(total / min(at_once, len(every)))} with {at_once} at once, evaluations not counted")
+    at_once = min(at_once, len(times))
+    about = f"about {_clock(sum(times) / at_once)} with {at_once} at once, evaluations not counted" if times else "all finished"
+    print(f"{len(every)} runs, {about}")
 
 
 def _clock(seconds: float) -> str:

@@ -9,12 +9,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import yaml
-
 from offlinerlkit_damo.compare.plan import plain
 from offlinerlkit_damo.compare.runner import Outcome, Status, file_name, log_path
 from offlinerlkit_damo.config import Config
-from offlinerlkit_damo.files import replacing
+from offlinerlkit_damo.files import save_yaml
 
 
 class LocalProcesses:
@@ -52,8 +50,7 @@ class TrainingProcess:
         if folder is not None:
             flags = ["--resume", str(folder)]
         else:
-            with replacing(options) as temporary:
-                temporary.write_text(yaml.safe_dump(plain(config), sort_keys=False), encoding="utf-8")
+            save_yaml(plain(config), options)
             flags = ["--config", str(options)]
         command = [sys.executable, "-m", "offlinerlkit_damo.compare.child", str(os.getpid()), "train", *flags]
         variables = {**os.environ, "OMP_NUM_THREADS": str(config.threads), **(environment or {})}
@@ -77,3 +74,8 @@ class TrainingProcess:
     def stop(self) -> None:
         """As `runner.Attempt`."""
         self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once; returns when it has ended."""
+        self._process.kill()
+        self._process.wait()

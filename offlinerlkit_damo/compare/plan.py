@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from offlinerlkit_damo.config import ALGORITHMS, MODEL_BASED, Config, options, read_yaml, readers, resolve
 from offlinerlkit_damo.errors import UserError, unknown
-from offlinerlkit_damo.files import replacing
+from offlinerlkit_damo.files import save_yaml
+from offlinerlkit_damo.training.dynamics import SETTINGS
 from offlinerlkit_damo.training.run import with_absolute_paths
 
 OWN = ("task", "seed", "logdir", "algo_name", "dynamics_seed", "max_minutes")
 """Options that the plan itself sets."""
+SEEDS = 4
+"""So many where a plan does not say."""
 PARTS = ("tasks", "algos", "variants", "seeds", "options")
 
 
@@ -49,7 +50,6 @@ class Job:
         return f"{self.label} {self.config.task} seed {self.config.seed}"
 
 
-
 def plain(config: Config) -> dict[str, Any]:
     """A configuration as JSON and YAML have it, without tuples."""
     found: dict[str, Any] = json.loads(json.dumps(config.flat()))
@@ -69,14 +69,15 @@ def make_plan(
         if algo not in ALGORITHMS:
             raise unknown("algorithm", algo, ALGORITHMS)
         contestants[algo] = {"algo_name": algo}
-    for label, values in (variants or {}).items():
+    for name, values in (variants or {}).items():
+        label = str(name)
         if not isinstance(values, Mapping) or values.get("algo_name") not in ALGORITHMS:
             raise UserError(f"the variant {label!r} needs an algo_name, one of {', '.join(ALGORITHMS)}")
-        if not re.fullmatch(r"[\w.+=,-]+", str(label)):
+        if not re.fullmatch(r"[\w.+=,-]+", label):
             raise UserError(f"the variant {label!r} names a folder; use letters, digits and + - = , . _")
         if label in contestants:
             raise UserError(f"{label!r} names two contestants; call one of them otherwise")
-        contestants[str(label)] = values
+        contestants[label] = values
     numbers = tuple(range(1, seeds + 1)) if isinstance(seeds, int) else tuple(seeds)
     if not contestants or not numbers or len(set(numbers)) < len(numbers):
         raise UserError("a comparison needs at least one algorithm and one seed, and no seed twice")
@@ -111,7 +112,7 @@ def read_plan(path: Path) -> Plan:
     for name in content:
         if name not in PARTS:
             raise unknown("part of a plan", name, PARTS)
-    tasks, algos, seeds = content.get("tasks"), content.get("algos") or [], content.get("seeds", 4)
+    tasks, algos, seeds = content.get("tasks"), content.get("algos") or [], content.get("seeds", SEEDS)
     if not isinstance(tasks, list) or not tasks or not isinstance(algos, list):
         raise UserError(f"the plan {str(path)!r} needs `tasks`, a list of names, and `algos` or `variants`")
     if not isinstance(seeds, int) and not (isinstance(seeds, list) and all(isinstance(seed, int) for seed in seeds)):
@@ -130,8 +131,7 @@ def write_plan(plan: Plan, path: Path) -> None:
     content = {
         "tasks": list(plan.tasks), "algos": algos, "variants": variants, "seeds": list(plan.seeds), "options": dict(plan.options),
     }  # fmt: skip
-    with replacing(path) as temporary:
-        temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    save_yaml(content, path)
 
 
 def jobs(plan: Plan, out: Path) -> list[Job]:
@@ -148,3 +148,11 @@ def jobs(plan: Plan, out: Path) -> list[Job]:
                 # a run's own record of its options has its paths absolute
                 found.append(Job(label, with_absolute_paths(resolve({**shared, **own, **ours}))))
     return found
+
+
+def model_key(config: Config) -> tuple[Any, ...] | None:
+    """What decides a run's dynamics model within one plan; None for one that trains none."""
+    if config.algo_name not in MODEL_BASED or config.load_dynamics_path is not None:
+        return None
+    names = ("task", "data", "env", "data_size", "data_seed", "model_seed", *SETTINGS)
+    return (config.algo_name == "rambo", *(getattr(config, name) for name in names))  # RAMBO's sees standardised observations

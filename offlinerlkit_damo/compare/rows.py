@@ -13,7 +13,7 @@ import pandas as pd
 
 from offlinerlkit_damo.files import replacing
 from offlinerlkit_damo.report.scores import ROWS
-from offlinerlkit_damo.training.logs import EPISODES, POLICY, read_rows
+from offlinerlkit_damo.training.logs import EPISODES, POLICY, read_table
 from offlinerlkit_damo.training.resume import FREE
 from offlinerlkit_damo.training.run_folder import RESULTS, read_facts
 
@@ -54,13 +54,13 @@ def run_rows(folder: Path, label: str) -> pd.DataFrame:
         "gamma": config["gamma"],
         "finished": bool(found),
     }
-    episodes = pd.DataFrame(read_rows(folder / "record" / EPISODES), columns=list(NUMBERS)).astype(NUMBERS)
+    episodes = pd.DataFrame(read_table(folder / "record" / EPISODES), columns=list(NUMBERS)).astype(NUMBERS)
     return episodes.assign(**about).join(_figures(folder), on="timestep")[list(COLUMNS)]
 
 
 def _figures(folder: Path) -> pd.DataFrame:
     """timestep -> the columns of FIGURES, nan where one was not logged."""
-    rows = {int(float(row["timestep"])): row for row in read_rows(folder / "record" / POLICY)}
+    rows = {int(float(row["timestep"])): row for row in read_table(folder / "record" / POLICY)}
     found = {name: [float(row[key]) if row.get(key) else np.nan for row in rows.values()] for name, key in FIGURES.items()}
     return pd.DataFrame(found, index=pd.Index(list(rows), dtype=int))
 

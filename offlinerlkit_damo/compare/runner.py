@@ -14,7 +14,7 @@ from offlinerlkit_damo.compare.plan import Job, Plan, jobs, plain
 from offlinerlkit_damo.compare.rows import write_rows
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import check_writable, sole_lock
-from offlinerlkit_damo.training.logs import EPISODES, read_rows
+from offlinerlkit_damo.training.logs import EPISODES, read_table
 from offlinerlkit_damo.training.resume import changed_options
 from offlinerlkit_damo.training.run_folder import FACTS, is_finished, read_facts, run_parent
 from offlinerlkit_damo.training.stopping import StopRequest
@@ -58,7 +58,7 @@ class Status:
         if self.seen == (about.st_mtime_ns, about.st_size):
             return  # asked for twice a second, it grows with every evaluation
         self.seen = about.st_mtime_ns, about.st_size
-        rows = read_rows(table)
+        rows = read_table(table)
         if rows:
             self.step = int(rows[-1]["timestep"])
             last = [float(row["score"]) for row in rows if row["timestep"] == rows[-1]["timestep"]]
@@ -142,6 +142,7 @@ def run_plan(plan: Plan, out: Path, executor: Executor, *, show: Callable[[Seque
             if status.folder is not None and is_finished(status.folder):
                 status.state = "finished"
         going: dict[str, tuple[Status, Attempt]] = {}
+        ended = False  # since the rows were gathered
         try:
             while going or any(status.state == "waiting" for status in every):
                 for status in every:
@@ -149,6 +150,9 @@ def run_plan(plan: Plan, out: Path, executor: Executor, *, show: Callable[[Seque
                         attempt = executor.start(status, every, out)
                         if attempt is not None:
                             going[status.job.name] = status, attempt
+                if ended:  # and others go on; the last time is below
+                    gather(every, out)
+                    ended = False
                 time.sleep(POLL)
                 for name, (status, attempt) in list(going.items()):
                     if attempt.began and status.state == "waiting":
@@ -158,7 +162,7 @@ def run_plan(plan: Plan, out: Path, executor: Executor, *, show: Callable[[Seque
                     if outcome is not None:
                         del going[name]
                         status.end(outcome)
-                        gather(every, out)
+                        ended = True
                 show(every)
         finally:
             for _, attempt in going.values():

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from offlinerlkit_damo.files import check_writable, replacing
+from offlinerlkit_damo.files import check_writable, save_text
 from offlinerlkit_damo.report import page, pairs, panels, statistics
 from offlinerlkit_damo.report.looks import Look, looks
 from offlinerlkit_damo.report.scores import LAST, contestants, curves, read_rows, remarks, run_scores, score_table
@@ -57,9 +57,9 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     text = markdown(shown) + "".join(f"\n* {note}" for note in told) + ("\n" if told else "")
     text += "" if summary.empty else f"\n{markdown(summary)}"
     text += "" if differences.empty else f"\n{pairs.CAPTION}\n\n{markdown(pairs.shown(differences))}"
-    _write(out / "scores.md", text + "".join(f"\n{about} {source}:\n\n{markdown(table)}" for source, table in theirs))
-    _write(out / "scores.csv", scores.to_csv(index=False))
-    _write(out / "scores.tex", latex(shown) + ("" if summary.empty else f"\n{latex(summary)}"))
+    save_text(text + "".join(f"\n{about} {source}:\n\n{markdown(table)}" for source, table in theirs), out / "scores.md")
+    save_text(scores.to_csv(index=False), out / "scores.csv")
+    save_text(latex(shown) + ("" if summary.empty else f"\n{latex(summary)}"), out / "scores.tex")
 
     drawn = looks(contestants(rows))
     parts = [
@@ -75,7 +75,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     ]
     for task, group in curves(rows).groupby("task", sort=True):
         parts += _of_task(str(task), group, drawn, means.get(str(task)))
-    _write(out / "report.html", page.page("Comparison", parts))
+    save_text(page.page("Comparison", parts), out / "report.html")
     return out / "report.html"
 
 
@@ -195,8 +195,3 @@ def _cell(interval: Interval, digits: int) -> str:
     if np.isnan(interval.low):
         return f"{interval.value:.{digits}f}"
     return f"{interval.value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 
 from offlinerlkit_damo.report import statistics
+from offlinerlkit_damo.report.scores import RUN
+from offlinerlkit_damo.report.tables import NONE
 
 ALL = "all tasks"
 CAPTION = (
@@ -23,8 +25,7 @@ def paired_differences(rows: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.Dat
     are pairs, within each task) and seeds, seed -> difference. Of several tasks with the same seeds there is a row "all tasks" too.
     Seeds that only one of the two has, and runs on another dataset or model, are no pairs; the second result names them.
     """
-    known = rows.assign(dynamics=rows.get("dynamics"))  # a table of another maker may not have it
-    origin = known.groupby(["task", "label", "seed"], as_index=False)[["dataset", "dynamics"]].first()
+    origin = rows.groupby(RUN, as_index=False)[["dataset", "dynamics"]].first()
     table = scores.merge(origin)
     found: list[dict[str, Any]] = []
     told: list[str] = []
@@ -65,6 +66,6 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
             "difference": [
                 f"{x.value:+.1f}" + ("" if np.isnan(x.low) else f" [{x.low:+.1f}, {x.high:+.1f}]") for x in table["difference"]
             ],
-            "seeds": [", ".join(f"{value:+.1f}" for value in seeds.values()) or "-" for seeds in table["seeds"]],
+            "seeds": [", ".join(f"{value:+.1f}" for value in seeds.values()) or NONE for seeds in table["seeds"]],
         }
     )

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.training.logs import POLICY
 
-PROGRESS = Path("record") / "policy_training_progress.csv"
+PROGRESS = Path("record") / POLICY
 SCORE, SCORE_STD = "eval/normalized_episode_reward", "eval/normalized_episode_reward_std"
 
 

@@ -15,7 +15,9 @@ ROWS = "rows.csv"  # a comparison's table, in its folder
 LAST = 10
 NUMBERS = ("seed", "timestep", "episode", "return", "score", "length")
 NEEDED = ("task", "label", "algo", "config_hash", "dataset", "finished", *NUMBERS)
-OPTIONAL = ("dataset_mean", "source", "host", "commit", "seconds", "q_data", "gamma")
+OPTIONAL = ("dataset_mean", "source", "dynamics", "host", "commit", "seconds", "q_data", "gamma")
+TEXTS = ("task", "label", "algo", "config_hash", "dataset", "source", "dynamics", "host", "commit")
+"""Columns that are no numbers, though one of digits alone may look like one, and none is missing because it says "None"."""
 RUN = ["task", "label", "seed"]
 
 
@@ -25,7 +27,7 @@ def read_rows(paths: Sequence[Path]) -> pd.DataFrame:
     for path in paths:
         file = path / ROWS if path.is_dir() else path
         try:
-            table = pd.read_csv(file, dtype={"label": str, "config_hash": str, "dataset": str})
+            table = pd.read_csv(file, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False, na_values=[""])
         except FileNotFoundError:
             raise UserError(f"{str(path)!r} has no {ROWS}; give the folder of a comparison that `compare` made") from None
         except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
@@ -84,12 +86,12 @@ def curves(rows: pd.DataFrame) -> pd.DataFrame:
     return means.assign(minutes=means["seconds"] / 60).drop(columns="seconds")
 
 
-def on_common_grid(evaluations: pd.DataFrame) -> pd.DataFrame:
+def on_common_grid(evaluations: pd.DataFrame, columns: Sequence[str] = ("score", "minutes", "q_data", "worth")) -> pd.DataFrame:
     """The mean over seeds of one contestant's evaluations on one task, at the steps at which every seed was evaluated."""
     every = evaluations.groupby("timestep")["seed"].nunique()
     common = every[every == evaluations["seed"].nunique()].index
     there = evaluations[evaluations["timestep"].isin(common)]
-    return pd.DataFrame(there.groupby("timestep")[["score", "minutes", "q_data", "worth"]].mean()).reset_index()
+    return pd.DataFrame(there.groupby("timestep")[list(columns)].mean()).reset_index()
 
 
 def run_scores(rows: pd.DataFrame) -> pd.DataFrame:
@@ -148,7 +150,7 @@ def remarks(rows: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
         found.append(f"{label} on {task} has not finished: {going}")
     few = scores[finished & (scores["evaluations"] < LAST)]
     if len(few):
-        numbers = "to".join(f" {number} " for number in sorted({few["evaluations"].min(), few["evaluations"].max()})).strip()
+        numbers = " to ".join(str(number) for number in sorted({few["evaluations"].min(), few["evaluations"].max()}))
         found.append(f"{len(few)} of {len(scores)} runs have only {numbers} evaluations, of which their scores are the means")
     if len(seeds) == 1:
         found.append("one seed: differences may be chance, and there are no intervals")

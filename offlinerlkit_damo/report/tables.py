@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from offlinerlkit_damo.config import read_yaml
+from offlinerlkit_damo.config import packaged
 
 NONE = "-"  # nothing was run, or published
 
 
 def published() -> list[tuple[str, dict[str, dict[str, float]]]]:
     """Of every publication: what it is, and task -> algorithm -> score on D4RL's data."""
-    content: dict[str, Any] = read_yaml(Path(str(resources.files("offlinerlkit_damo") / "configs" / "published.yaml")))
-    return [(str(entry["source"]), entry["scores"]) for entry in content["publications"]]
+    return [(str(entry["source"]), entry["scores"]) for entry in packaged("published")["publications"]]
 
 
 def wide(table: pd.DataFrame, means: dict[str, float]) -> pd.DataFrame:

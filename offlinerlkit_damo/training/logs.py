@@ -61,14 +61,14 @@ def rewind(record: Path, timestep: int | None, size: int) -> None:
     shutil.rmtree(record / EVENTS, ignore_errors=True)
     writer: Any = SummaryWriter(str(record / EVENTS))
     for name in (DYNAMICS, POLICY):
-        for row in read_rows(record / name):
+        for row in read_table(record / name):
             for key, value in row.items():
                 if key != "timestep" and value:
                     writer.add_scalar(key, float(value), int(float(row["timestep"])))
     writer.close()
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
+def read_table(path: Path) -> list[dict[str, str]]:
     """The complete rows of a table, up to the first torn one: without an end, with too few cells, or with no numbers."""
     if not path.exists():
         return []
@@ -86,7 +86,7 @@ def _is_whole(row: dict[str, str]) -> bool:
 
 
 def _cut(path: Path, timestep: int) -> None:
-    rows = read_rows(path)
+    rows = read_table(path)
     if not path.exists():
         return
     kept = [row for row in rows if float(row["timestep"]) <= timestep]

@@ -6,7 +6,7 @@ import dataclasses
 import errno
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -192,8 +192,7 @@ def prepare(
     if not console:
         logger.mute()
     logger.log_hyperparameters(config.flat())
-    for change in run.changes:
-        logger.log(f"WARNING: continued with another {change}")
+    _log_changes(logger, run.changes)
     scaler = None
     if config.algo_name == "rambo":  # its networks and its model see standardised observations, the simulator does not
         dataset, scaler = standardised(dataset)
@@ -224,13 +223,19 @@ def restore(run: Run, trainer: DAMOTrainer, *, force: bool) -> None:
     """Bring the trainer to the checkpoint that the run goes on from, if there is one. Raises UserError where they do not fit."""
     if run.checkpoint is None:
         return
-    check_unchanged(run.checkpoint["about"], run.about, force=force)
+    changes = check_unchanged(run.checkpoint["about"], run.about, force=force)
+    _log_changes(trainer.logger, [change for change in changes if change not in run.changes])  # the model's: it was not known before
     try:
         trainer.load_state_dict(run.checkpoint["state"], reconfigured=bool(run.changes))
     except (KeyError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the checkpoint in {str(run.folder)!r} does not fit this run's algorithm or sizes ({reason})") from error
     run.checkpoint = None  # its synthetic data is in the trainer now
+
+
+def _log_changes(logger: Logger, changes: Iterable[str]) -> None:
+    for change in changes:
+        logger.log(f"WARNING: continued with another {change}")
 
 
 def write_results(run: Run, trainer: DAMOTrainer, performance: dict[str, float]) -> dict[str, Any]:

@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 
 from offlinerlkit_damo.__main__ import main
-from offlinerlkit_damo.compare import runner
+from offlinerlkit_damo.compare import command, runner
 from offlinerlkit_damo.compare.command import Display
-from offlinerlkit_damo.compare.estimate import estimate
+from offlinerlkit_damo.compare.estimate import Cost, estimate
 from offlinerlkit_damo.compare.local import LocalProcesses
 from offlinerlkit_damo.compare.plan import jobs, make_plan
 from offlinerlkit_damo.errors import UserError
@@ -137,6 +137,23 @@ def test_a_dry_run_measures_and_runs_nothing(place: Path, capsys: pytest.Capture
     assert len(lines) == 7 and lines[-1].startswith("6 runs, about") and not (place / "comparison").exists()
 
 
+def test_a_dry_run_counts_what_is_left(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ten minutes a run and an hour a model; all runs of the first seed have finished."""
+    monkeypatch.setattr(command, "estimate", lambda config, transitions: Cost(600.0, 3600.0))
+    monkeypatch.setattr(command, "find_run", lambda job: place if job.config.seed == 1 else None)
+    monkeypatch.setattr(command, "is_finished", lambda folder: True)
+    plan = {"tasks": ["hopper-random"], "algos": ["mopo"], "seeds": [1, 2, 3], "options": {"dynamics_lr": 1e-3}}
+    plan["variants"] = {"wider": {"algo_name": "mopo", "dynamics_hidden_dims": [400] * 4}, "short": {"algo_name": "mopo", "epoch": 1}}
+    (place / "plan.yaml").write_text(json.dumps(plan))
+    main(["compare", "--plan", "plan.yaml", "--dry-run", "--jobs", "100"])
+    lines = [line.split("seed ")[-1].split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert lines[:-1] == [
+        ["1", "finished"], ["2", "1:10 h"], ["3", "1:10 h"], ["1", "finished"], ["2", "1:10 h"], ["3", "1:10 h"],
+        ["1", "finished"], ["2", "10 min"], ["3", "10 min"],
+    ]  # fmt: skip
+    assert " ".join(lines[-1]) == "9 runs, about 50 min with 6 at once, evaluations not counted"
+
+
 def test_an_estimate_grows_with_the_work(place: Path) -> None:
     (short, long) = (jobs(make_plan(["hopper-random"], ["odice"], 1, {**OPTIONS, "epoch": epoch}), place)[0].config for epoch in (10, 1000))
     assert 0 < estimate(short, 300).training * 20 < estimate(long, 300).training
@@ -154,6 +171,7 @@ def test_without_ray_its_executor_is_one_sentence(place: Path, monkeypatch: pyte
     [
         ("", "name the tasks"),
         ("--tasks hopper-random --set epoch", "--set epoch has no value"),
+        ("--tasks hopper-random --set 'hidden_dims=[8'", r"hidden_dims=\[8 has a value that is no YAML"),
         ("--tasks hopper-random --jobs -1", "--jobs -1 is not positive"),
         ("--tasks hopper-random --jobs 0", "--jobs 0 is not positive"),
         ("--plan p.yaml --tasks hopper-random", "--plan is a whole comparison"),

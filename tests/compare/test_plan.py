@@ -51,6 +51,7 @@ def test_a_plan_is_every_contestant_on_every_task_with_every_seed(tmp_path: Path
         ({"variants": {"x": {"actor_lr": 1}}}, "'x' needs an algo_name"),
         ({"variants": {"a/b": {"algo_name": "mopo"}}}, "'a/b' names a folder"),
         ({"variants": {"damo": {"algo_name": "mopo"}}}, "'damo' names two contestants"),
+        ({"variants": {"1": {"algo_name": "mopo"}, 1: {"algo_name": "damo"}}}, "'1' names two contestants"),
     ],
 )
 def test_what_cannot_be_run_is_one_sentence(change: dict[str, Any], words: str) -> None:

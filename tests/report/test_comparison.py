@@ -201,6 +201,17 @@ def test_a_page_of_one_run_without_figures_of_its_training(tmp_path: Path) -> No
     assert "one seed: differences may be chance" in text and "nan" not in re.sub('"data:[^"]*"', "", text)
 
 
+def test_names_that_look_like_numbers_or_gaps_stay_what_they_are(tmp_path: Path) -> None:
+    folder = rows_of(tmp_path, dynamics="1234e56789012345", commit="0123456789ab")
+    text = (folder / "rows.csv").read_text()
+    (folder / "rows.csv").write_text(text.replace(",b,", ",None,").replace(",a,", ",007,"))
+    rows = read_rows([folder])
+    assert set(rows["label"]) == {"None", "007"} and set(rows["dynamics"]) == {"x", "1234e56789012345"}
+    alone = rows[rows["label"] == "None"]
+    alone.to_csv(folder / "rows.csv", index=False)
+    assert {(row.dynamics, row.commit) for row in read_rows([folder]).itertuples()} == {("1234e56789012345", "0123456789ab")}
+
+
 def test_broken_tables_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no rows\.csv"):
         read_rows([tmp_path])

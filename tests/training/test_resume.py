@@ -219,6 +219,15 @@ def test_an_option_younger_than_the_run_had_its_default() -> None:
     assert changed_options({**now, "gone": 3}, now) == ["gone: 3 -> None"]
 
 
+def test_another_model_needs_force_and_is_logged(stopped: Path, cache: Path) -> None:
+    file = stopped / "checkpoint" / "dynamics" / "mu.npy"
+    np.save(file, np.load(file) + 0.01)
+    refused = run(stopped, cache, "--resume", str(stopped), "--max-minutes", "none", code=2)
+    assert "this is not the run that was interrupted (dynamics: " in refused.stderr
+    run(stopped, cache, "--resume", str(stopped), "--max-minutes", "none", "--force")
+    assert (stopped / "record" / "consoleout_backup.txt").read_text().count("WARNING: continued with another dynamics: ") == 1
+
+
 def test_damaged_and_foreign_checkpoints_are_refused(stopped: Path, cache: Path, tmp_path: Path) -> None:
     path = stopped / "checkpoint" / "last.ckpt"
     good = path.read_bytes()
