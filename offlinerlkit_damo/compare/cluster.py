@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offlinerlkit_damo.compare.local import TrainingProcess
+from offlinerlkit_damo.compare.local import TrainingProcess, run_flags
 from offlinerlkit_damo.compare.parcel import MODEL, Parcel, Stamps, pack, stamps, unpack
 from offlinerlkit_damo.compare.plan import Job, model_key
 from offlinerlkit_damo.compare.runner import Outcome, Status, find_run, log_path
@@ -88,8 +88,9 @@ class Worker:
             folder = self._place / "runs" / luggage.run
             unpack(luggage.folder, folder)
             self._known = stamps(folder)
-        options, variables = self._place / "job.yaml", {CACHE_VARIABLE: str(cache)}
-        self._process = TrainingProcess(self._job.config, folder, options=options, log=self._log, environment=variables)
+        flags = run_flags(self._job.config, folder, options=self._place / "job.yaml")
+        variables = {CACHE_VARIABLE: str(cache)}
+        self._process = TrainingProcess(flags, threads=self._job.config.threads, log=self._log, environment=variables)
         return News()
 
     def look(self) -> News:

@@ -16,6 +16,7 @@ import yaml
 
 from offlinerlkit_damo.compare.ablations import ablation_plan, described
 from offlinerlkit_damo.compare.estimate import Cost, estimate
+from offlinerlkit_damo.compare.fleets import LocalFleets
 from offlinerlkit_damo.compare.local import LocalProcesses
 from offlinerlkit_damo.compare.plan import SEEDS, Plan, jobs, make_plan, model_key, read_plan, write_plan
 from offlinerlkit_damo.compare.runner import TRIES, Executor, Status, find_run, run_plan
@@ -65,11 +66,12 @@ def _run(plan: Plan, arguments: argparse.Namespace) -> None:
 @contextmanager
 def executor(arguments: argparse.Namespace) -> Iterator[Executor]:
     """What --executor and the flags that go with it ask for. Raises UserError for flags of another executor."""
-    if arguments.executor == "local":
+    if arguments.executor != "ray":
         for name in ("ray_address", "gpu_share"):
             if getattr(arguments, name) is not None:
                 raise UserError(f"--{name.replace('_', '-')} has no effect without --executor ray")
-        yield LocalProcesses(arguments.jobs or os.cpu_count() or 1)
+        kind = LocalFleets if arguments.executor == "fleet" else LocalProcesses
+        yield kind(arguments.jobs or os.cpu_count() or 1)
         return
     # here: nothing else needs Ray
     from offlinerlkit_damo.compare.cluster import ray_cluster

@@ -19,41 +19,52 @@ class LocalProcesses:
     """An executor: a process a run, `at_once` of them at a time."""
 
     def __init__(self, at_once: int) -> None:
-        self._at_once = at_once
+        self.at_once = at_once
         self._running: list[TrainingProcess] = []
 
     def start(self, status: Status, every: Sequence[Status], out: Path) -> TrainingProcess | None:
         """As `runner.Executor`. What runs can share, they find in this machine's cache."""
-        self._running = [process for process in self._running if process.poll() is None]
-        if len(self._running) >= self._at_once:
+        if self.is_full():
             return None
         job = status.job
-        process = TrainingProcess(job.config, status.folder, options=out / "jobs" / f"{file_name(job)}.yaml", log=log_path(job, out))
+        flags = run_flags(job.config, status.folder, options=out / "jobs" / f"{file_name(job)}.yaml")
+        return self.launch(flags, job.config, log=log_path(job, out))
+
+    def is_full(self) -> bool:
+        """Whether as many processes run as may."""
+        self._running = [process for process in self._running if process.poll() is None]
+        return len(self._running) >= self.at_once
+
+    def launch(self, flags: Sequence[str], config: Config, *, log: Path) -> TrainingProcess:
+        """One more process."""
+        process = TrainingProcess(flags, threads=config.threads, log=log)
         self._running.append(process)
         return process
 
 
+def run_flags(config: Config, folder: Path | None, *, options: Path) -> list[str]:
+    """What `train` is told: `config` from its start, which is written to `options`, or on from `folder`, the run that it has already."""
+    if folder is not None:
+        return ["--resume", str(folder)]
+    save_yaml(plain(config), options)
+    return ["--config", str(options)]
+
+
 class TrainingProcess:
-    """`train` in a process of its own: `config` from its start, or on from `folder`, the run that it has already.
+    """`train` with these flags, in a process of its own.
 
     Args:
-        options: file to write for the process, with its options.
+        threads: of the process.
         log: file that what it prints is added to.
         environment: variables beside those of this process.
     """
 
     began = True
 
-    def __init__(
-        self, config: Config, folder: Path | None, *, options: Path, log: Path, environment: Mapping[str, str] | None = None
-    ) -> None:
-        if folder is not None:
-            flags = ["--resume", str(folder)]
-        else:
-            save_yaml(plain(config), options)
-            flags = ["--config", str(options)]
+    def __init__(self, flags: Sequence[str], *, threads: int, log: Path, environment: Mapping[str, str] | None = None) -> None:
         command = [sys.executable, "-m", "offlinerlkit_damo.compare.child", str(os.getpid()), "train", *flags]
-        variables = {**os.environ, "OMP_NUM_THREADS": str(config.threads), **(environment or {})}
+        self._stopping = False
+        variables = {**os.environ, "OMP_NUM_THREADS": str(threads), **(environment or {})}
         with log.open("ab") as file:
             # a session of its own: Ctrl-C reaches the comparison alone, which then stops its processes in order
             self._process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=variables, start_new_session=True)
@@ -72,8 +83,10 @@ class TrainingProcess:
         return self.poll()
 
     def stop(self) -> None:
-        """As `runner.Attempt`."""
-        self._process.send_signal(signal.SIGTERM)
+        """As `runner.Attempt`; asked for once however many runs are in the process, which a second signal would end without checkpoints."""
+        if not self._stopping:
+            self._stopping = True
+            self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """End it at once; returns when it has ended."""

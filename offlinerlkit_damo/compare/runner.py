@@ -70,7 +70,7 @@ class Status:
 
     def end(self, outcome: Outcome) -> None:
         """Note how its process has ended. A lost machine is no failure of the run, unless it is lost again and again."""
-        if outcome == "ended" and self.folder is not None and is_finished(self.folder):
+        if self.folder is not None and is_finished(self.folder):  # whatever became of other runs in its process
             self.state = "finished"
             return
         if outcome == "lost":
