@@ -38,9 +38,8 @@ def draw_distributions(runs: Sequence[Learned], dataset: OfflineDataset, setting
     with closing(OpenSimulator(runs[0].task)) as simulator:
         for run in runs:
             seed_everything(settings.seed)
-            played = simulator.play(run.act, range(settings.seed, settings.seed + settings.episodes))
-            real = Transitions(played.observations, played.actions, played.next_observations, played.groups)
-            every = {"offline": shared, "synthetic": Transitions(**run.imagine()), "real": real}
+            real = simulator.play(run.act, range(settings.seed, settings.seed + settings.episodes))
+            every = {"offline": shared, "synthetic": run.imagine(), "real": real}
             clouds.append({name: every[name].sample(settings.points, rng) for name in SOURCES})
     scale = scale_of(dataset)
     figure = Figure(figsize=(3.1 * len(runs) + 0.6, 3.1 * len(KINDS) + 0.6), layout="constrained")

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from offlinerlkit_damo.analysis.clouds import Transitions
 from offlinerlkit_damo.compare.rows import config_hash
 from offlinerlkit_damo.config import MODEL_BASED, Config
 from offlinerlkit_damo.errors import UserError
@@ -163,15 +164,11 @@ class Learned:
         values: NDArray[np.float64] = classifier(rows).numpy().astype(np.float64)
         return values
 
-    def imagine(self) -> dict[str, NDArray[Any]]:
-        """Fresh rollouts of the policy in its model, from starts and of a length as in the run's training.
-
-        "observations" and "next_observations" [n, d] in the simulator's units, "actions" [n, a], and "groups" [n], the rollout of each row.
-        """
+    def imagine(self) -> Transitions:
+        """Fresh rollouts of the policy in its model, from starts and of a length as in the run's training."""
         rows, _ = self.policy.rollout(self._trainer._rollout_starts(ROLLOUTS), self.config.rollout_length)
         ended = rows["terminals"].reshape(-1).astype(bool)
-        columns = {"observations": self._raw(rows["obss"]), "actions": rows["actions"], "next_observations": self._raw(rows["next_obss"])}
-        return {**columns, "groups": rollout_of_rows(ended, ROLLOUTS)}
+        return Transitions(self._raw(rows["obss"]), rows["actions"], self._raw(rows["next_obss"]), rollout_of_rows(ended, ROLLOUTS))
 
     def _seen(self, obss: NDArray[Any]) -> NDArray[Any]:
         return obss if self._scaler is None else self._scaler.transform(obss)

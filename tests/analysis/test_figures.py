@@ -123,10 +123,10 @@ def test_a_loaded_run_is_the_one_that_ended(here: Path) -> None:
     rows = slice(0, 40)
     assert learned.q(dataset.observations[rows], dataset.actions[rows])[0].mean() == pytest.approx(logged, rel=1e-4)
     imagined = learned.imagine()
-    firsts = np.unique(imagined["groups"], return_index=True)[1]
+    firsts = np.unique(imagined.groups, return_index=True)[1]
     assert len(firsts) == 2000 and (firsts == np.arange(2000)).all()
-    second = np.flatnonzero(imagined["groups"] == imagined["groups"][-1])
-    np.testing.assert_array_equal(imagined["next_observations"][second[0]], imagined["observations"][second[1]])
+    second = np.flatnonzero(imagined.groups == imagined.groups[-1])
+    np.testing.assert_array_equal(imagined.next_observations[second[0]], imagined.observations[second[1]])
 
 
 def test_rows_belong_to_the_rollouts_that_go_on() -> None:
