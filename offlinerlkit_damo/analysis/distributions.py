@@ -64,7 +64,8 @@ def draw_distributions(runs: Sequence[Learned], dataset: OfflineDataset, setting
         for panel in panels[i]:
             panel.set_xlabel(f"first component ({embedding.explained[0]:.0%})", fontsize=9)
         overlaps = _overlaps(kind, runs, ours, scale.cloud(data.sample(2 * settings.points, rng), kind), settings.seed)
-        for panel, own in zip(panels[i], np.reshape(np.array(overlaps[1:], object), (len(runs), len(PAIRS))), strict=True):
+        for j, panel in enumerate(panels[i]):
+            own = overlaps[1 + j * len(PAIRS) :][: len(PAIRS)]  # behind that of the dataset with itself
             text = "\n".join(f"{x['cloud']} / {x['other']}: AUC {x['auc']:.2f}" for x in own)
             box = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}
             panel.text(0.03, 0.03, text, transform=panel.transAxes, fontsize=7, bbox=box)
