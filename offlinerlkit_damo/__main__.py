@@ -165,8 +165,8 @@ def _add_plan_flags(command: argparse.ArgumentParser, *, tasks: str | None, out:
     command.add_argument("--dry-run", action="store_true", help="print the runs and the time they take here, measured; run none")
 
 
-def main(argv: Sequence[str]) -> None:
-    """Parse the command line and run its command."""
+def command_line() -> Parser:
+    """Every command with its flags; parsed arguments have the command itself as `run`."""
     parser = Parser(prog="python -m offlinerlkit_damo", description=ABOUT)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
 
@@ -255,7 +255,12 @@ def main(argv: Sequence[str]) -> None:
     action.add_argument("--revert", action="store_true", help="remove the patches")
     patch.set_defaults(run=_patch)
 
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse the command line and run its command."""
+    arguments = command_line().parse_args(argv)
     arguments.run(arguments)
 
 

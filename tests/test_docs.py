@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from offlinerlkit_damo.__main__ import command_line
 from offlinerlkit_damo.config import Config, DAMOConfig, options, presets
 from offlinerlkit_damo.damo.divergences import NAMES
 from offlinerlkit_damo.kit import Logger, ReplayBuffer
@@ -130,7 +132,19 @@ def test_the_method_page_names_every_choice() -> None:
     assert {name for name in names if f"`{name}`" not in text and f": {name}`" not in text} == set()
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in sorted(DOCS.glob("*.md")))])
+PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted(DOCS.glob("*.md")))]
+
+
+def test_every_command_line_can_be_typed() -> None:
+    """Flags and choices of the pages' commands are those of the command line; what they would do is not tried."""
+    text = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
+    lines = [line.split("`")[0] for line in re.findall(r"python -m offlinerlkit_damo (.+)", text) if "--help" not in line]
+    assert len(lines) > 40
+    for line in lines:
+        command_line().parse_args(shlex.split(line, comments=True))
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     """Relative links point at files of the repository."""
     path = ROOT / page

@@ -38,7 +38,7 @@ def draw_calibration(runs: Sequence[Learned], dataset: OfflineDataset, settings:
     bins, scores = [], []
     for run in runs:
         seed_everything(settings.seed)
-        fake = Transitions(**run.imagine()).sample(size, rng)
+        fake = run.imagine().sample(size, rng)
         logits = [run.logits(x.observations, x.actions, x.next_observations) for x in (fake, real)]
         found = reliability(logits[0], logits[1], fake.groups, real.groups, seed=settings.seed)
         bins.append(found.bins.assign(label=run.run.label, seed=run.run.seed))
@@ -96,15 +96,10 @@ def reliability(
         observed = shares[0] / (shares[0] + shares[1])
         predicted = (sums[0] + sums[1]) / (shares[0][0] + shares[1][0])
     rows = []
-    for i in range(BINS):
-        x = estimate(observed[:, i]) if np.isfinite(observed[0, i]) else None
-        if x is not None:
-            rows.append(
-                {
-                    "predicted": predicted[i], "observed": x.value, "observed_low": x.low, "observed_high": x.high,
-                    "synthetic": shares[0][0, i], "real": shares[1][0, i],
-                }
-            )  # fmt: skip
+    for i in np.flatnonzero(np.isfinite(observed[0])):
+        x = estimate(observed[:, i])
+        about = {"predicted": predicted[i], "observed": x.value, "observed_low": x.low, "observed_high": x.high}
+        rows.append({**about, "synthetic": shares[0][0, i], "real": shares[1][0, i]})
     table = pd.DataFrame(rows)
     weights = (table["synthetic"] + table["real"]) / 2
     area = auc(fake, real, fake_groups, real_groups, seed=seed)

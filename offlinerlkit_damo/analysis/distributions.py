@@ -38,9 +38,8 @@ def draw_distributions(runs: Sequence[Learned], dataset: OfflineDataset, setting
     with closing(OpenSimulator(runs[0].task)) as simulator:
         for run in runs:
             seed_everything(settings.seed)
-            played = simulator.play(run.act, range(settings.seed, settings.seed + settings.episodes))
-            real = Transitions(played.observations, played.actions, played.next_observations, played.groups)
-            every = {"offline": shared, "synthetic": Transitions(**run.imagine()), "real": real}
+            real = simulator.play(run.act, range(settings.seed, settings.seed + settings.episodes))
+            every = {"offline": shared, "synthetic": run.imagine(), "real": real}
             clouds.append({name: every[name].sample(settings.points, rng) for name in SOURCES})
     scale = scale_of(dataset)
     figure = Figure(figsize=(3.1 * len(runs) + 0.6, 3.1 * len(KINDS) + 0.6), layout="constrained")
@@ -65,7 +64,8 @@ def draw_distributions(runs: Sequence[Learned], dataset: OfflineDataset, setting
         for panel in panels[i]:
             panel.set_xlabel(f"first component ({embedding.explained[0]:.0%})", fontsize=9)
         overlaps = _overlaps(kind, runs, ours, scale.cloud(data.sample(2 * settings.points, rng), kind), settings.seed)
-        for panel, own in zip(panels[i], np.reshape(np.array(overlaps[1:], object), (len(runs), len(PAIRS))), strict=True):
+        for j, panel in enumerate(panels[i]):
+            own = overlaps[1 + j * len(PAIRS) :][: len(PAIRS)]  # behind that of the dataset with itself
             text = "\n".join(f"{x['cloud']} / {x['other']}: AUC {x['auc']:.2f}" for x in own)
             box = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}
             panel.text(0.03, 0.03, text, transform=panel.transAxes, fontsize=7, bbox=box)

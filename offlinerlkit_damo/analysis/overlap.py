@@ -45,9 +45,6 @@ class Estimate:
     low: float
     high: float
 
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
 
 NOTHING = Estimate(float("nan"), float("nan"), float("nan"))
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from offlinerlkit_damo.analysis.clouds import Transitions
 from offlinerlkit_damo.compare.rows import config_hash
 from offlinerlkit_damo.config import MODEL_BASED, Config
 from offlinerlkit_damo.errors import UserError
@@ -56,7 +57,7 @@ def find_runs(paths: Sequence[str]) -> list[Run]:
     """The runs at `paths`: run folders, folders that hold some (a comparison's), or either with a name, NAME=PATH.
 
     Unnamed, a run of a comparison has its contestant's name, any other its algorithm's. Raises UserError for a path without runs, runs of
-    different tasks or datasets, a run given twice, and a name that stands for runs with different options.
+    different tasks or datasets, a run given twice, and a name that stands for runs with different options or for two of one seed.
     """
     found = []
     for text in paths:
@@ -80,6 +81,7 @@ def _label(folder: Path, facts: dict[str, Any]) -> str:
 
 def _check_alike(runs: Sequence[Run]) -> None:
     by_label: dict[str, Run] = {}
+    by_name: dict[str, Run] = {}
     first, folders = runs[0], set()
     for run in runs:
         if run.folder.resolve() in folders:
@@ -93,11 +95,16 @@ def _check_alike(runs: Sequence[Run]) -> None:
             what = f"on {ours[0]}" if ours[0] != theirs[0] else "on another dataset"
             raise UserError(f"{str(run.folder)!r} is {what}, {str(first.folder)!r} on {theirs[0]}; draw the runs of one dataset at a time")
         other = by_label.setdefault(run.label, run)
-        same = {name: run.facts["config"].get(name) for name in ("seed", "dynamics_seed")}  # these may differ
-        changes = changed_options({**other.facts["config"], **same}, {**run.facts["config"], **same})
+        seeds = {name: run.facts["config"].get(name) for name in ("seed", "dynamics_seed")}  # these may differ
+        changes = changed_options({**other.facts["config"], **seeds}, {**run.facts["config"], **seeds})
         if changes:
             told = "; ".join(changes[:4])
             raise UserError(f"two runs called {run.label!r} have different options ({told}); name them, NAME={run.folder}")
+        same = by_name.setdefault(run.name, run)
+        if same is not run:
+            raise UserError(
+                f"{str(same.folder)!r} and {str(run.folder)!r} are both {run.name}; leave one out, or name it, NAME={run.folder}"
+            )
 
 
 def load_dataset(run: Run) -> OfflineDataset:
@@ -163,15 +170,11 @@ class Learned:
         values: NDArray[np.float64] = classifier(rows).numpy().astype(np.float64)
         return values
 
-    def imagine(self) -> dict[str, NDArray[Any]]:
-        """Fresh rollouts of the policy in its model, from starts and of a length as in the run's training.
-
-        "observations" and "next_observations" [n, d] in the simulator's units, "actions" [n, a], and "groups" [n], the rollout of each row.
-        """
+    def imagine(self) -> Transitions:
+        """Fresh rollouts of the policy in its model, from starts and of a length as in the run's training."""
         rows, _ = self.policy.rollout(self._trainer._rollout_starts(ROLLOUTS), self.config.rollout_length)
         ended = rows["terminals"].reshape(-1).astype(bool)
-        columns = {"observations": self._raw(rows["obss"]), "actions": rows["actions"], "next_observations": self._raw(rows["next_obss"])}
-        return {**columns, "groups": rollout_of_rows(ended, ROLLOUTS)}
+        return Transitions(self._raw(rows["obss"]), rows["actions"], self._raw(rows["next_obss"]), rollout_of_rows(ended, ROLLOUTS))
 
     def _seen(self, obss: NDArray[Any]) -> NDArray[Any]:
         return obss if self._scaler is None else self._scaler.transform(obss)

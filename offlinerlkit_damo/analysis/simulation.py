@@ -9,22 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from offlinerlkit_damo.analysis.clouds import Transitions
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.tasks import SimulatorEnv, Task
 from offlinerlkit_damo.tasks.env import SelectAction
-from offlinerlkit_damo.tasks.simulator import make_simulator
 from offlinerlkit_damo.training.saved import AT_ONCE
 
 
 @dataclass(frozen=True)
-class Played:
-    """The transitions of whole episodes, in the order of time steps; n rows."""
+class Played(Transitions):
+    """The transitions of whole episodes, in the order of time steps, each with the simulator's own state before it."""
 
-    observations: NDArray[np.float32]  # [n, d]
-    actions: NDArray[np.float32]  # [n, a]
-    next_observations: NDArray[np.float32]  # [n, d]
-    states: NDArray[np.float64]  # [n, q + v] the simulator's own, before the action: positions and velocities
-    groups: NDArray[np.int64]  # [n] the episode of each row
+    states: NDArray[np.float64]  # [n, q + v] positions and velocities
 
 
 class OpenSimulator(SimulatorEnv):
@@ -41,8 +37,7 @@ class OpenSimulator(SimulatorEnv):
 
     def play(self, select_action: SelectAction, seeds: Sequence[int]) -> Played:
         """One episode per seed, in lock-step, as `run_episodes`, with every transition kept."""
-        pool, columns = self._simulators(len(seeds)), []
-        obss = np.stack([self._observed(simulator.reset(seed=int(seed))[0]) for simulator, seed in zip(pool, seeds, strict=True)])
+        (pool, obss), columns = self._started(seeds), []
         alive = np.arange(len(seeds))
         while len(alive):
             actions, before = np.asarray(select_action(obss[alive]), np.float32), obss[alive]
@@ -51,7 +46,7 @@ class OpenSimulator(SimulatorEnv):
             for row, i in enumerate(alive.tolist()):
                 obs, _, terminated, truncated, _ = pool[i].step(self._scaled(actions[row]))
                 obss[i], going[row] = self._observed(obs), not (terminated or truncated)
-            columns.append((before, actions, obss[alive], states, alive))
+            columns.append((before, actions, obss[alive], alive, states))
             alive = alive[going]
         return Played(*(np.concatenate(column) for column in zip(*columns, strict=True)))
 
@@ -88,11 +83,6 @@ class OpenSimulator(SimulatorEnv):
             if not len(alive):
                 break
         return returns
-
-    def _simulators(self, number: int) -> list[Any]:
-        while len(self._pool) < number:
-            self._pool.append(make_simulator(self.env_id, **self._options))
-        return self._pool[:number]
 
 
 def _state(simulator: Any) -> NDArray[np.float64]:

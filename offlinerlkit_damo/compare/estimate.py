@@ -14,14 +14,13 @@ import torch
 from offlinerlkit_damo.config import MODEL_BASED, Config
 from offlinerlkit_damo.tasks import OfflineDataset, config_task
 from offlinerlkit_damo.tasks.dataset import assemble
-from offlinerlkit_damo.training.bench_stages import Silence, made_up
+from offlinerlkit_damo.training.bench_stages import NOTHING, Silence, made_up
 from offlinerlkit_damo.training.dynamics import build_dynamics
 from offlinerlkit_damo.training.run import make_trainer, standardised
 
 MEASURED = 1.0  # seconds of steps
 ROWS = 2000
 UNKNOWN_SIZES = 17, 6  # of a simulator of the user's own
-NOTHING: Any = None  # neither simulator nor logger is touched
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,7 +41,7 @@ class SimulatorEnv:
         self.ref_min_score = ref_min_score
         self.ref_max_score = ref_max_score
         self._simulator = make_simulator(env_id, **self._options)
-        self._pool: list[Simulator] = []  # for run_episodes, kept between calls
+        self._pool: list[Simulator] = []  # for episodes in lock-step, kept between calls
         self._seed: int | None = None
         space, actions = self._simulator.observation_space, self._simulator.action_space
         if not isinstance(space, gymnasium.spaces.Box) or not isinstance(actions, gymnasium.spaces.Box):
@@ -103,12 +103,7 @@ class SimulatorEnv:
         going. If the policy treats the rows of a batch independently, the result is that of playing each episode
         alone, and does not depend on `reset`, `step` or earlier calls.
         """
-        while len(self._pool) < len(seeds):
-            self._pool.append(make_simulator(self.env_id, **self._options))
-        shape = (len(seeds), *self.observation_space.shape)
-        obss = np.empty(shape, np.float32)
-        for i, seed in enumerate(seeds):
-            obss[i] = self._observed(self._pool[i].reset(seed=int(seed))[0])
+        pool, obss = self._started(seeds)
         returns, lengths = np.zeros(len(seeds), np.float64), np.zeros(len(seeds), np.int64)
         alive = np.arange(len(seeds))
         while len(alive):
@@ -117,13 +112,25 @@ class SimulatorEnv:
                 raise ValueError(f"select_action gave {actions.shape} for {len(alive)} observations of {self.env_id}")
             going = np.ones(len(alive), bool)
             for row, i in enumerate(alive.tolist()):
-                obs, reward, terminated, truncated, _ = self._pool[i].step(self._scaled(actions[row]))
+                obs, reward, terminated, truncated, _ = pool[i].step(self._scaled(actions[row]))
                 obss[i] = self._observed(obs)
                 returns[i] += float(reward)
                 going[row] = not (terminated or truncated)
             lengths[alive] += 1
             alive = alive[going]
         return returns, lengths
+
+    def _simulators(self, number: int) -> list[Simulator]:
+        while len(self._pool) < number:
+            self._pool.append(make_simulator(self.env_id, **self._options))
+        return self._pool[:number]
+
+    def _started(self, seeds: Sequence[int]) -> tuple[list[Simulator], Floats]:
+        """Simulators at the start of one episode per seed, and its first observations [n, d]."""
+        pool, obss = self._simulators(len(seeds)), np.empty((len(seeds), *self.observation_space.shape), np.float32)
+        for i, seed in enumerate(seeds):
+            obss[i] = self._observed(pool[i].reset(seed=int(seed))[0])
+        return pool, obss
 
     @property
     def metadata(self) -> dict[str, Any]:

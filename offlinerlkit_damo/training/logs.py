@@ -79,10 +79,14 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def _is_whole(row: dict[str, str]) -> bool:
+    if None in row or None in row.values():
+        return False
     try:
-        return None not in row and None not in row.values() and all(float(value) is not None for value in row.values() if value)
+        for value in filter(None, row.values()):
+            float(value)
     except ValueError:
         return False
+    return True
 
 
 def _cut(path: Path, timestep: int) -> None:

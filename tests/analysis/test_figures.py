@@ -123,10 +123,10 @@ def test_a_loaded_run_is_the_one_that_ended(here: Path) -> None:
     rows = slice(0, 40)
     assert learned.q(dataset.observations[rows], dataset.actions[rows])[0].mean() == pytest.approx(logged, rel=1e-4)
     imagined = learned.imagine()
-    firsts = np.unique(imagined["groups"], return_index=True)[1]
+    firsts = np.unique(imagined.groups, return_index=True)[1]
     assert len(firsts) == 2000 and (firsts == np.arange(2000)).all()
-    second = np.flatnonzero(imagined["groups"] == imagined["groups"][-1])
-    np.testing.assert_array_equal(imagined["next_observations"][second[0]], imagined["observations"][second[1]])
+    second = np.flatnonzero(imagined.groups == imagined.groups[-1])
+    np.testing.assert_array_equal(imagined.next_observations[second[0]], imagined.observations[second[1]])
 
 
 def test_rows_belong_to_the_rollouts_that_go_on() -> None:
@@ -178,6 +178,8 @@ def test_what_cannot_be_drawn_is_one_sentence(here: Path, tmp_path: Path, capsys
     assert "is on halfcheetah-random" in message(run, other)
     assert "different options (damo_alpha: 1.0 -> 7.0); name them" in message(f"a={run}", f"a={alpha}")
     assert "given twice" in message(run, run)
+    again = changed(run, tmp_path / "again")
+    assert f"are both damo-alpha-1, seed 1; leave one out, or name it, NAME={again}" in message(run, f"damo-alpha-1={again}")
     assert "the run has not finished" in message(bare, "--only", "values")
     assert "does not hold this run's policy" in message(broken, "--only", "distributions")
     assert "does not hold this run's policy" in message(thinner, "--only", "values")

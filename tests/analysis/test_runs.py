@@ -54,8 +54,8 @@ def test_values_and_rollouts_are_in_the_simulators_units(algo: str, tmp_path: Pa
     np.testing.assert_allclose(ours, policy.select_action(dataset.observations[:9]), atol=1e-5)
 
     imagined = learned.imagine()
-    starts = imagined["observations"][:2000]
+    starts = imagined.observations[:2000]
     nearest = np.abs(starts[:50, None] - dataset.observations).max(-1).min(1)
-    assert (nearest < 1e-4).all() and imagined["actions"].shape[1] == 3 and imagined["groups"].max() == 1999
-    second = imagined["groups"].tolist().index(imagined["groups"][2000])
-    np.testing.assert_allclose(imagined["next_observations"][second], imagined["observations"][2000], atol=1e-4)
+    assert (nearest < 1e-4).all() and imagined.actions.shape[1] == 3 and imagined.groups.max() == 1999
+    second = imagined.groups.tolist().index(imagined.groups[2000])
+    np.testing.assert_allclose(imagined.next_observations[second], imagined.observations[2000], atol=1e-4)
