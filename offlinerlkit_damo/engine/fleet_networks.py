@@ -63,21 +63,24 @@ class FleetNetworks:
         except (ValueError, AttributeError) as error:
             raise UserError(f"these runs cannot train as a fleet: {error}; train them one by one") from None
 
-    def sample(self, outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """A sample of each policy and its log-probability: the actors' outputs and standard normal noise [R, B, a] -> [R, B, a], [R, B]."""
-        sample = TanhGaussian(outputs, *self._squashing, noise=noise)
-        return sample.actions, sample.log_prob()
+    def sample(self, outputs: Tensor, noise: Tensor) -> TanhGaussian:
+        """A sample of each policy for the actors' outputs [R, B, 2a] and standard normal noise [R, B, a]."""
+        return TanhGaussian(outputs, *self._squashing, noise=noise)
 
-    def q(self, obss: Tensor, actions: Tensor, *, frozen: bool = False) -> Tensor:
-        """Q_i(s, a) [R, E, B], with gradients for the critics, or `frozen` for the actions only."""
-        q: Tensor = self.critics(torch.cat([obss, actions], -1), frozen=frozen).squeeze(-1).unflatten(0, (-1, 2))
-        return q
+    def q(self, obss: Tensor, actions: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Every layer's input, and Q_i(s, a) [R, E, B]."""
+        *inputs, q = self.critics.forward(torch.cat([obss, actions], -1))
+        return inputs, q.squeeze(-1).unflatten(0, (-1, 2))
 
-    @torch.no_grad()
     def old_q(self, obss: Tensor, actions: Tensor) -> Tensor:
-        """Q_i(s, a) [R, E, B] of the target critics, without gradients."""
-        q: Tensor = self.old_critics(torch.cat([obss, actions], -1)).squeeze(-1).unflatten(0, (-1, 2))
-        return q
+        """Q_i(s, a) [R, E, B] of the target critics."""
+        return self.old_critics.forward(torch.cat([obss, actions], -1))[-1].squeeze(-1).unflatten(0, (-1, 2))
+
+    def q_backward(self, inputs: list[Tensor], grad: Tensor, *, frozen: bool) -> Tensor | None:
+        """Put the critics' gradients in place, given that for Q [R, E, B], or `frozen` return that for the actions [R, B, a] only."""
+        columns = slice(self.actors.weights[0].shape[-1], None)
+        each = grad.flatten(0, 1).unsqueeze(-1)
+        return self.critics.backward(inputs, each, frozen=frozen, want_input=frozen, accumulate=False, columns=columns)
 
 
 class FleetAdam:
