@@ -279,7 +279,7 @@ class Fleet:
                 self._add_up("ratio", self._ratio_figures(*logits))
 
         obss, next_obss, actions, rewards, terminals = mix.split([obs_dim, obs_dim, self._action_dim, 1, 1], -1)
-        figures = {}
+        figures: dict[str, Tensor] = {}
         ell = self._ell(mix, figures)
         refined = rewards.squeeze(-1) - self._alpha[:, None] * ell
         discounts = self._gamma[:, None] * (1 - terminals.squeeze(-1))
@@ -375,7 +375,7 @@ class Fleet:
         slope = self._divergence.weight(phi / self._alpha[:, None, None])
         above = None if config.target_floor is None else refined + discounts * next_q >= config.target_floor
         grad = critic_gradient(slope, discounts, num_init=num_init, init_coef=init_coef[..., None], share=share, above=above, least=least)
-        networks.q_backward(inputs, grad, frozen=False)
+        networks.critics_backward(inputs, grad)
         self._adam["critics"].step()
         if shows:
             losses = objective.critic_loss(self._divergence.conjugate, phi, init_q, alpha=self._alpha[:, None], init_coef=init_coef)
@@ -402,7 +402,7 @@ class Fleet:
         grad = actor_gradient(weights, discounts, num_init=num_init, init_coef=init_coef[..., None])
         log_prob_grad = -self._temperature[:, None] * grad.sum(1)
         log_prob_grad[:, :num_init].zero_()  # no entropy in Q(s0)
-        outputs_grad = sample.backward(networks.q_backward(q_inputs, grad, frozen=True), log_prob_grad)
+        outputs_grad = sample.backward(networks.actions_backward(q_inputs, grad), log_prob_grad)
         networks.actors.backward(inputs, outputs_grad, frozen=False, want_input=False, accumulate=False)
         self._adam["actor"].step()
         next_log_prob = log_prob[:, num_init:]

@@ -70,17 +70,24 @@ class FleetNetworks:
     def q(self, obss: Tensor, actions: Tensor) -> tuple[list[Tensor], Tensor]:
         """Every layer's input, and Q_i(s, a) [R, E, B]."""
         *inputs, q = self.critics.forward(torch.cat([obss, actions], -1))
-        return inputs, q.squeeze(-1).unflatten(0, (-1, 2))
+        by_run: Tensor = q.squeeze(-1).unflatten(0, (-1, 2))
+        return inputs, by_run
 
     def old_q(self, obss: Tensor, actions: Tensor) -> Tensor:
         """Q_i(s, a) [R, E, B] of the target critics."""
-        return self.old_critics.forward(torch.cat([obss, actions], -1))[-1].squeeze(-1).unflatten(0, (-1, 2))
+        q: Tensor = self.old_critics.forward(torch.cat([obss, actions], -1))[-1].squeeze(-1).unflatten(0, (-1, 2))
+        return q
 
-    def q_backward(self, inputs: list[Tensor], grad: Tensor, *, frozen: bool) -> Tensor | None:
-        """Put the critics' gradients in place, given that for Q [R, E, B], or `frozen` return that for the actions [R, B, a] only."""
-        columns = slice(self.actors.weights[0].shape[-1], None)
-        each = grad.flatten(0, 1).unsqueeze(-1)
-        return self.critics.backward(inputs, each, frozen=frozen, want_input=frozen, accumulate=False, columns=columns)
+    def critics_backward(self, inputs: list[Tensor], grad: Tensor) -> None:
+        """Put the critics' gradients in their place, given that for Q [R, E, B]."""
+        self.critics.backward(inputs, grad.flatten(0, 1).unsqueeze(-1), frozen=False, want_input=False, accumulate=False)
+
+    def actions_backward(self, inputs: list[Tensor], grad: Tensor) -> Tensor:
+        """The gradient for the actions [R, B, a], given that for Q [R, E, B]."""
+        actions = slice(self.actors.weights[0].shape[-1], None)
+        found = self.critics.backward(inputs, grad.flatten(0, 1).unsqueeze(-1), frozen=True, want_input=True, columns=actions)
+        assert found is not None
+        return found
 
 
 class FleetAdam:

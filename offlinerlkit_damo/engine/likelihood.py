@@ -31,8 +31,9 @@ class EnsembleLikelihood:
 
         sum over members of mean ((mean - y)^2 exp(-logvar) + logvar)  +  logvar_loss_coef sum (max_logvar - min_logvar)
 
-    All members go through a layer at once, into memory that is kept from call to call: new memory, of which each pass wants megabytes,
-    costs as much as the activations themselves. The parameters must stay where they are (an optimiser steps them in place).
+    All members go through a layer at once, into memory that is kept from call to call: a pass wants 15 MB, and where the allocator gives
+    them back to the system they are cleared anew for each, which costs a third. The parameters must stay where they are (an optimiser
+    steps them in place).
 
     Shapes: E members, B rows each, d + a inputs, o = d + 1 outputs.
     """
@@ -46,6 +47,7 @@ class EnsembleLikelihood:
         self._max_logvar, self._min_logvar = model.max_logvar.detach(), model.min_logvar.detach()
         self._max_grad, self._min_grad = model.max_logvar.grad, model.min_logvar.grad
         self._layers = [Layer(p.weight.detach(), p.bias.detach(), p.weight.grad, p.bias.grad) for p in layers]
+        self._shares = shares(model.num_ensemble, torch.get_num_threads() if self._max_logvar.device.type == "cpu" else 1)
         self._spaces: dict[int, Space] = {}  # by B
 
     @torch.no_grad()
@@ -54,17 +56,17 @@ class EnsembleLikelihood:
         layers, space = self._layers, self._space(x)
         inputs = [x, *space.after]
         for layer, layer_inputs, before, after in zip(layers, inputs, space.before, space.after, strict=False):
-            affine(layer_inputs, layer, before)
+            self._affine(layer_inputs, layer, before)
             torch.ops.aten.silu.out(before, out=after)
-        affine(inputs[-1], layers[-1], space.outputs)
+        self._affine(inputs[-1], layers[-1], space.outputs)
         loss, grad = self._likelihood(space.outputs, y)
         for depth in reversed(range(len(layers))):
             layer = layers[depth]
-            product(inputs[depth].mT, grad, layer.weight_grad)
+            self._product(inputs[depth].mT, grad, layer.weight_grad)
             torch.sum(grad, 1, keepdim=True, out=layer.bias_grad)
             if depth > 0:
                 # the gradient for a layer's inputs takes their place, when they have been used for the last time
-                grad = product(grad, layer.weight.mT, inputs[depth])
+                grad = self._product(grad, layer.weight.mT, inputs[depth])
                 torch.ops.aten.silu_backward.grad_input(grad, space.before[depth - 1], grad_input=grad)
         return loss
 
@@ -74,6 +76,17 @@ class EnsembleLikelihood:
             *hidden, outputs = (x.new_empty(*x.shape[:2], layer.bias.shape[-1]) for layer in self._layers)
             self._spaces[rows] = Space(hidden, [torch.empty_like(tensor) for tensor in hidden], outputs)
         return self._spaces[rows]
+
+    def _affine(self, x: Tensor, layer: Layer, out: Tensor) -> None:
+        """x [E, B, in] through a layer, into `out`."""
+        for members in self._shares:
+            torch.baddbmm(layer.bias[members], x[members], layer.weight[members], out=out[members])
+
+    def _product(self, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+        """The products of every member's two matrices, into `out`, which is returned."""
+        for members in self._shares:
+            torch.bmm(a[members], b[members], out=out[members])
+        return out
 
     def _likelihood(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The loss and its gradient for the outputs, which takes their place; that for the two bounds is left in their `grad`."""
@@ -99,22 +112,7 @@ class EnsembleLikelihood:
         return loss, outputs
 
 
-def affine(x: Tensor, layer: Layer, out: Tensor) -> Tensor:
-    """x [E, B, in] through a layer, into `out`."""
-    for members in shares(len(x)):
-        torch.baddbmm(layer.bias[members], x[members], layer.weight[members], out=out[members])
-    return out
-
-
-def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    """The products of every member's two matrices, into `out`."""
-    for members in shares(len(a)):
-        torch.bmm(a[members], b[members], out=out[members])
-    return out
-
-
-def shares(members: int) -> tuple[slice, ...]:
-    """The members in the portions that torch's threads share evenly: one that would be left over is by itself."""
+def shares(members: int, threads: int) -> tuple[slice, ...]:
+    """All members or, where threads would have equally many but for one member, that one apart: they share its product then."""
     even = members - 1
-    threads = torch.get_num_threads()
     return (slice(even), slice(even, members)) if threads > 1 and even and even % threads == 0 else (slice(members),)
