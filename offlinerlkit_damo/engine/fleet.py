@@ -1,9 +1,9 @@
 """Fleet: the learning step of DAMO for R runs at once, on stacked networks and one table of all their transitions.
 
-The losses are `damo.objective`'s and `damo.classifier`'s, over a leading dimension of runs, their gradients `engine.gradients`', as a single
-run's; what differs between the runs is a tensor [R].
-The step reads its random numbers from static tensors, leaves nothing behind but what it updates, and never waits for the device: on CUDA it
-is captured as a graph. Each run's numbers are drawn apart from the others', so it does not depend on who trains beside it.
+The losses are `damo.objective`'s and `damo.classifier`'s, over a leading dimension of runs, and their gradients `engine.gradients`', as
+those of a single run; what differs between the runs is a tensor [R]. The step reads its random numbers from static tensors, leaves
+nothing behind but what it updates, and never waits for the device: on CUDA it is captured as a graph. Each run's numbers are drawn apart
+from the others', so it does not depend on who trains beside it.
 """
 
 from __future__ import annotations
