@@ -1,8 +1,9 @@
 """Fleet: the learning step of DAMO for R runs at once, on stacked networks and one table of all their transitions.
 
-The losses are `damo.objective`'s and `damo.classifier`'s, over a leading dimension of runs; what differs between the runs is a tensor [R].
-The step reads its random numbers from static tensors, leaves nothing behind but what it updates, and never waits for the device: on CUDA it
-is captured as a graph. Each run's numbers are drawn apart from the others', so it does not depend on who trains beside it.
+The losses are `damo.objective`'s and `damo.classifier`'s, over a leading dimension of runs, and their gradients `engine.gradients`', as
+those of a single run; what differs between the runs is a tensor [R]. The step reads its random numbers from static tensors, leaves
+nothing behind but what it updates, and never waits for the device: on CUDA it is captured as a graph. Each run's numbers are drawn apart
+from the others', so it does not depend on who trains beside it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from offlinerlkit_damo.damo.classifier import classifier_loss, gradient_penalty,
 from offlinerlkit_damo.damo.divergences import get_divergence
 from offlinerlkit_damo.engine.buffer import DeviceReplayBuffer
 from offlinerlkit_damo.engine.fleet_networks import FleetAdam, FleetNetworks
+from offlinerlkit_damo.engine.gradients import actor_gradient, classifier_gradient, critic_gradient
 from offlinerlkit_damo.engine.graph import Captured
 
 Draws = dict[str, Tensor]
@@ -265,6 +267,7 @@ class Fleet:
 
     # ---- the step --------------------------------------------------------------------------------------------------------------------
 
+    @torch.no_grad()
     def _learn(self, updates: int, shows: bool, shows_ratio: bool) -> None:
         batches, obs_dim = self._batches, self._obs_dim
         drawn = self._rows(batches.size + batches.init + 2 * batches.ratio * updates)
@@ -272,33 +275,32 @@ class Fleet:
         ratio_rows = drawn[:, batches.size + batches.init :].unflatten(1, (updates, 2, batches.ratio)) if updates else drawn
         for update in range(updates):
             real, fake = ratio_rows[:, update].unbind(1)
-            figures = self._classifier_step(real, fake, update)
+            logits = self._classifier_step(real, fake, update)
             if shows_ratio and update == updates - 1:
-                self._add_up("ratio", figures)
+                self._add_up("ratio", self._ratio_figures(*logits))
 
         obss, next_obss, actions, rewards, terminals = mix.split([obs_dim, obs_dim, self._action_dim, 1, 1], -1)
-        figures = {}
+        figures: dict[str, Tensor] = {}
         ell = self._ell(mix, figures)
         refined = rewards.squeeze(-1) - self._alpha[:, None] * ell
         discounts = self._gamma[:, None] * (1 - terminals.squeeze(-1))
         figures["damo/refined_reward_real"], figures["damo/refined_reward_fake"] = refined[:, : batches.real], refined[:, batches.real :]
         # the actors are the same in both steps: one forward pass serves them, only the noise is drawn anew
         asked = torch.cat([init_obss, next_obss], 1)
-        outputs = self._networks.actors(asked)
-        phi = self._critic_step(obss, actions, next_obss, refined, discounts, init_obss, outputs.detach(), figures)
+        *inputs, outputs = self._networks.actors.forward(asked)
+        phi = self._critic_step(obss, actions, next_obss, refined, discounts, init_obss, outputs, figures, shows)
         weights = self._divergence.actor_weight(phi / self._actor_alpha[:, None, None])
         if self.config.w_max is not None:
             weights = weights.clamp(max=self.config.w_max)
         if shows:
             self._weight_figures(phi, weights, discounts, figures)
-        log_prob = self._actor_step(weights, discounts, asked, outputs, figures)
+        log_prob = self._actor_step(weights, discounts, asked, inputs, outputs, figures, shows)
         if self._auto_alpha:
             self._temperature_step(log_prob, figures)
-        with torch.no_grad():
-            self._networks.old_critics.block.lerp_(self._networks.critics.block, self._tau)
-            if self._horizon:
-                self._averaged.add_(1)
-                self._means.lerp_(self._networks.actors.block, (1 / self._averaged.clamp(max=self._horizon)).to(self._dtype))
+        self._networks.old_critics.block.lerp_(self._networks.critics.block, self._tau)
+        if self._horizon:
+            self._averaged.add_(1)
+            self._means.lerp_(self._networks.actors.block, (1 / self._averaged.clamp(max=self._horizon)).to(self._dtype))
         if shows:
             self._add_up("step", figures)
 
@@ -313,27 +315,27 @@ class Fleet:
         obss, next_obss, actions, _ = rows.split([self._obs_dim, self._obs_dim, self._action_dim, 2], -1)
         return (torch.cat([obss, actions, next_obss], -1) - self._centre) / self._scale
 
-    def _classifier_step(self, real: Tensor, fake: Tensor, update: int) -> dict[str, Tensor]:
+    def _classifier_step(self, real: Tensor, fake: Tensor, update: int) -> tuple[Tensor, Tensor]:
+        """One step of the classifiers; returns the logits [R, n] of fake and real rows that it was computed from."""
         config, network = self.config, self._networks.classifiers
-        inputs = [self._standardised(rows) for rows in (fake, real)]
-        fake_logits, real_logits = network(torch.cat(inputs, 1)).squeeze(-1).chunk(2, 1)
-        loss = classifier_loss(fake_logits, real_logits, label_smoothing=config.classifier_label_smoothing)
-        network.grads.zero_()
-        loss.sum().backward()
+        kinds = [self._standardised(rows) for rows in (fake, real)]
+        *inputs, outputs = network.forward(torch.cat(kinds, 1))
+        fake_logits, real_logits = outputs.squeeze(-1).chunk(2, 1)
+        grad = classifier_gradient(fake_logits, real_logits, label_smoothing=config.classifier_label_smoothing)
+        network.backward(inputs, grad.unsqueeze(-1), frozen=False, want_input=False, accumulate=False)
         if config.classifier_gradient_penalty > 0:
-            block, logits = network.differentiable()
-            penalty = gradient_penalty(logits, *inputs, mix=self.inputs["mix"][:, update])
-            (gradient,) = torch.autograd.grad(config.classifier_gradient_penalty * penalty.sum(), block)
+            with torch.enable_grad():
+                block, logits = network.differentiable()
+                penalty = gradient_penalty(logits, *kinds, mix=self.inputs["mix"][:, update])
+                (gradient,) = torch.autograd.grad(config.classifier_gradient_penalty * penalty.sum(), block)
             network.grads.add_(gradient)
         self._adam["classifier"].step()
-        accuracy = ((fake_logits > 0).to(self._dtype).mean(-1) + (real_logits <= 0).to(self._dtype).mean(-1)) / 2
-        return {"loss/classifier": loss, "damo/classifier_accuracy": accuracy}
+        return fake_logits, real_logits
 
-    @torch.no_grad()
     def _ell(self, mix: Tensor, figures: dict[str, Tensor]) -> Tensor:
         batches, config = self._batches, self.config
         share = batches.real / batches.size if config.ratio_mode == "mixture" else 0.0
-        logits = self._networks.classifiers(self._standardised(mix)).squeeze(-1)
+        logits = self._networks.classifiers.forward(self._standardised(mix))[-1].squeeze(-1)
         ell = log_ratio(logits, real_share=share, logit_clip=config.logit_clip)
         figures["damo/ell_real"], figures["damo/ell_fake"] = ell[:, : batches.real], ell[:, batches.real :]
         return ell
@@ -348,52 +350,68 @@ class Fleet:
         init_obss: Tensor,
         outputs: Tensor,
         figures: dict[str, Tensor],
+        shows: bool,
     ) -> Tensor:
-        """Minimise L_Q; `outputs` are the actors' for s0 and s'. Returns the residuals Phi [R, E, B] it was computed from, detached."""
+        """Minimise L_Q; `outputs` are the actors' for s0 and s'. Returns the residuals Phi [R, E, B] it was computed from."""
         config, networks = self.config, self._networks
-        num_init, size = init_obss.shape[1], obss.shape[1]
-        policy_actions, log_prob = networks.sample(outputs, self.inputs["normal"][:, 0])
-        init_actions, next_actions = policy_actions.split([num_init, size], 1)
+        num_init, size, share = init_obss.shape[1], obss.shape[1], config.next_share
+        sample = networks.sample(outputs, self.inputs["normal"][:, 0])
+        init_actions, next_actions = sample.actions.split([num_init, size], 1)
         # one forward pass for all the pairs the critics are asked about
         pairs = [(obss, actions), (init_obss, init_actions)]
-        if config.grad_mode != "semi":
+        if share > 0:
             pairs.append((next_obss, next_actions))
-        online = networks.q(*(torch.cat(parts, 1) for parts in zip(*pairs, strict=True)))
+        inputs, online = networks.q(*(torch.cat(parts, 1) for parts in zip(*pairs, strict=True)))
         q, init_q, next_q = online[..., :size], online[..., size : size + num_init], online[..., size + num_init :]
-        if config.grad_mode == "semi":
-            next_q = networks.old_q(next_obss, next_actions)
-        elif config.grad_mode == "mix":
-            next_q = config.next_share * next_q + (1 - config.next_share) * networks.old_q(next_obss, next_actions)
+        if share < 1:
+            target = networks.old_q(next_obss, next_actions)
+            next_q = share * next_q + (1 - share) * target if share > 0 else target
+        least = None
         if config.q_next == "min":
-            next_q = next_q.min(-2, keepdim=True).values.expand_as(q)
+            next_q, least = next_q.min(-2, keepdim=True)
         if config.entropy_backup:
-            next_q = next_q - (self._temperature[:, None] * log_prob[:, num_init:]).unsqueeze(1)
-        phi = objective.bellman_residual(refined.unsqueeze(1), discounts.unsqueeze(1), next_q, q, target_floor=config.target_floor)
-        losses = objective.critic_loss(
-            self._divergence.conjugate, phi, init_q, alpha=self._alpha[:, None], init_coef=self._init_coef[:, None]
-        )
-        networks.critics.grads.zero_()
-        losses.sum().backward()
+            next_q = next_q - (self._temperature[:, None] * sample.log_prob()[:, num_init:]).unsqueeze(1)
+        refined, discounts, init_coef = refined.unsqueeze(1), discounts.unsqueeze(1), self._init_coef[:, None]
+        phi = objective.bellman_residual(refined, discounts, next_q, q, target_floor=config.target_floor)
+        slope = self._divergence.weight(phi / self._alpha[:, None, None])
+        above = None if config.target_floor is None else refined + discounts * next_q >= config.target_floor
+        grad = critic_gradient(slope, discounts, num_init=num_init, init_coef=init_coef[..., None], share=share, above=above, least=least)
+        networks.critics_backward(inputs, grad)
         self._adam["critics"].step()
-        figures |= {f"loss/critic{i}": loss for i, loss in enumerate(losses.unbind(1), 1)}
-        figures["damo/q_batch"], figures["damo/q_init"], figures["damo/phi"] = q, init_q, phi
-        return phi.detach()
+        if shows:
+            losses = objective.critic_loss(self._divergence.conjugate, phi, init_q, alpha=self._alpha[:, None], init_coef=init_coef)
+            figures |= {f"loss/critic{i}": loss for i, loss in enumerate(losses.unbind(1), 1)}
+            figures |= {"damo/q_batch": q, "damo/q_init": init_q, "damo/phi": phi}
+        return phi
 
-    def _actor_step(self, weights: Tensor, discounts: Tensor, obss: Tensor, outputs: Tensor, figures: dict[str, Tensor]) -> Tensor:
-        """Ascend the critics' objective; `obss` are s0 and s', `outputs` the actors' for them. Returns log pi(a'|s') [R, B]."""
-        num_init = self._batches.init
-        actions, log_prob = self._networks.sample(outputs, self.inputs["normal"][:, 1])
-        q = self._networks.q(obss, actions, frozen=True)
-        next_log_prob = log_prob[:, num_init:]
-        next_q = q[..., num_init:] - (self._temperature[:, None] * next_log_prob).unsqueeze(1)
-        loss = objective.actor_loss(weights, discounts.unsqueeze(1), next_q, q[..., :num_init], init_coef=self._init_coef[:, None]).mean(-1)
-        self._networks.actors.grads.zero_()
-        loss.sum().backward()
+    def _actor_step(
+        self,
+        weights: Tensor,
+        discounts: Tensor,
+        obss: Tensor,
+        inputs: list[Tensor],
+        outputs: Tensor,
+        figures: dict[str, Tensor],
+        shows: bool,
+    ) -> Tensor:
+        """Ascend the critics' objective; `obss` are s0 and s', the actors' pass is theirs. Returns log pi(a'|s') [R, B]."""
+        networks, num_init = self._networks, self._batches.init
+        sample = networks.sample(outputs, self.inputs["normal"][:, 1])
+        log_prob = sample.log_prob()
+        q_inputs, q = networks.q(obss, sample.actions)
+        discounts, init_coef = discounts.unsqueeze(1), self._init_coef[:, None]
+        grad = actor_gradient(weights, discounts, num_init=num_init, init_coef=init_coef[..., None])
+        log_prob_grad = -self._temperature[:, None] * grad.sum(1)
+        log_prob_grad[:, :num_init].zero_()  # no entropy in Q(s0)
+        outputs_grad = sample.backward(networks.actions_backward(q_inputs, grad), log_prob_grad)
+        networks.actors.backward(inputs, outputs_grad, frozen=False, want_input=False, accumulate=False)
         self._adam["actor"].step()
-        figures["loss/actor"] = loss
-        return next_log_prob.detach()
+        next_log_prob = log_prob[:, num_init:]
+        if shows:
+            next_q = q[..., num_init:] - (self._temperature[:, None] * next_log_prob).unsqueeze(1)
+            figures["loss/actor"] = objective.actor_loss(weights, discounts, next_q, q[..., :num_init], init_coef=init_coef).mean(-1)
+        return next_log_prob
 
-    @torch.no_grad()
     def _temperature_step(self, log_prob: Tensor, figures: dict[str, Tensor]) -> None:
         """Minimise -log lambda (log pi + target entropy) for every run."""
         gap = (log_prob + self._target_entropy[:, None]).mean(-1)
@@ -405,6 +423,11 @@ class Fleet:
 
     # ---- figures ---------------------------------------------------------------------------------------------------------------------
 
+    def _ratio_figures(self, fake_logits: Tensor, real_logits: Tensor) -> dict[str, Tensor]:
+        loss = classifier_loss(fake_logits, real_logits, label_smoothing=self.config.classifier_label_smoothing)
+        accuracy = ((fake_logits > 0).to(self._dtype).mean(-1) + (real_logits <= 0).to(self._dtype).mean(-1)) / 2
+        return {"loss/classifier": loss, "damo/classifier_accuracy": accuracy}
+
     def _weight_figures(self, phi: Tensor, actor_weights: Tensor, discounts: Tensor, figures: dict[str, Tensor]) -> None:
         weights = self._divergence.weight(phi / self._alpha[:, None, None])
         figures["damo/weight"], figures["damo/effective_sample_size"] = weights, objective.effective_sample_size(actor_weights)
@@ -412,7 +435,6 @@ class Fleet:
             weights, discounts.unsqueeze(1), next_share=self.config.next_share, init_coef=self._init_coef[:, None]
         )
 
-    @torch.no_grad()
     def _add_up(self, part: str, figures: dict[str, Tensor]) -> None:
         """Add each figure's mean of every run to the sums: they are read once an epoch, because reading them waits for the device."""
         if part not in self._sums:

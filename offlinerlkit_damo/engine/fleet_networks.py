@@ -63,21 +63,31 @@ class FleetNetworks:
         except (ValueError, AttributeError) as error:
             raise UserError(f"these runs cannot train as a fleet: {error}; train them one by one") from None
 
-    def sample(self, outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """A sample of each policy and its log-probability: the actors' outputs and standard normal noise [R, B, a] -> [R, B, a], [R, B]."""
-        sample = TanhGaussian(outputs, *self._squashing, noise=noise)
-        return sample.actions, sample.log_prob()
+    def sample(self, outputs: Tensor, noise: Tensor) -> TanhGaussian:
+        """A sample of each policy for the actors' outputs [R, B, 2a] and standard normal noise [R, B, a]."""
+        return TanhGaussian(outputs, *self._squashing, noise=noise)
 
-    def q(self, obss: Tensor, actions: Tensor, *, frozen: bool = False) -> Tensor:
-        """Q_i(s, a) [R, E, B], with gradients for the critics, or `frozen` for the actions only."""
-        q: Tensor = self.critics(torch.cat([obss, actions], -1), frozen=frozen).squeeze(-1).unflatten(0, (-1, 2))
-        return q
+    def q(self, obss: Tensor, actions: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Every layer's input, and Q_i(s, a) [R, E, B]."""
+        *inputs, q = self.critics.forward(torch.cat([obss, actions], -1))
+        by_run: Tensor = q.squeeze(-1).unflatten(0, (-1, 2))
+        return inputs, by_run
 
-    @torch.no_grad()
     def old_q(self, obss: Tensor, actions: Tensor) -> Tensor:
-        """Q_i(s, a) [R, E, B] of the target critics, without gradients."""
-        q: Tensor = self.old_critics(torch.cat([obss, actions], -1)).squeeze(-1).unflatten(0, (-1, 2))
+        """Q_i(s, a) [R, E, B] of the target critics."""
+        q: Tensor = self.old_critics.forward(torch.cat([obss, actions], -1))[-1].squeeze(-1).unflatten(0, (-1, 2))
         return q
+
+    def critics_backward(self, inputs: list[Tensor], grad: Tensor) -> None:
+        """Put the critics' gradients in their place, given that for Q [R, E, B]."""
+        self.critics.backward(inputs, grad.flatten(0, 1).unsqueeze(-1), frozen=False, want_input=False, accumulate=False)
+
+    def actions_backward(self, inputs: list[Tensor], grad: Tensor) -> Tensor:
+        """The gradient for the actions [R, B, a], given that for Q [R, E, B]."""
+        actions = slice(self.actors.weights[0].shape[-1], None)
+        found = self.critics.backward(inputs, grad.flatten(0, 1).unsqueeze(-1), frozen=True, want_input=True, columns=actions)
+        assert found is not None
+        return found
 
 
 class FleetAdam:

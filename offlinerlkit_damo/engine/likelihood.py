@@ -10,7 +10,7 @@ from torch.nn import functional
 
 
 class Layer(NamedTuple):
-    """A layer of some of the members: weight [M, in, out], bias [M, 1, out], and where their gradients go."""
+    """A layer of every member: weight [E, in, out], bias [E, 1, out], and where their gradients go."""
 
     weight: Tensor
     bias: Tensor
@@ -18,61 +18,80 @@ class Layer(NamedTuple):
     bias_grad: Tensor
 
 
+class Space(NamedTuple):
+    """What a forward pass on batches of one size writes: before and after each activation [E, B, hidden], and the outputs [E, B, 2o]."""
+
+    before: list[Tensor]
+    after: list[Tensor]
+    outputs: Tensor
+
+
 class EnsembleLikelihood:
     """Gaussian negative log-likelihood of the host's ensemble on rows of each member's own, without the weight decay.
 
         sum over members of mean ((mean - y)^2 exp(-logvar) + logvar)  +  logvar_loss_coef sum (max_logvar - min_logvar)
 
-    On a processor the members take their turns, forward and backward, each within the cache: all at once is slower by a half. The
-    parameters must stay where they are (an optimiser steps them in place).
+    All members go through a layer at once, into memory that is kept from call to call: a pass wants 15 MB, and where the allocator gives
+    them back to the system they are cleared anew for each, which costs a third. The parameters must stay where they are (an optimiser
+    steps them in place).
 
-    Shapes: E members, B rows each, d + a inputs, o = d + 1 outputs; M members in a turn.
+    Shapes: E members, B rows each, d + a inputs, o = d + 1 outputs.
     """
 
     def __init__(self, model: Any, logvar_loss_coef: float) -> None:
-        self._model, self._coef = model, logvar_loss_coef
+        self._coef = logvar_loss_coef
         layers = [*model.backbones, model.output_layer]
         # the host's model has other parameters too: elites and saved weights, which no gradient reaches
         for parameter in (model.max_logvar, model.min_logvar, *(p for layer in layers for p in (layer.weight, layer.bias))):
             parameter.grad = torch.zeros_like(parameter)
         self._max_logvar, self._min_logvar = model.max_logvar.detach(), model.min_logvar.detach()
-        together = 1 if self._max_logvar.device.type == "cpu" else model.num_ensemble
-        self._turns = [slice(start, start + together) for start in range(0, model.num_ensemble, together)]
-        self._layers = [
-            [Layer(*(x.detach()[turn] for x in (p.weight, p.bias, p.weight.grad, p.bias.grad))) for p in layers] for turn in self._turns
-        ]
+        self._max_grad, self._min_grad = model.max_logvar.grad, model.min_logvar.grad
+        self._layers = [Layer(p.weight.detach(), p.bias.detach(), p.weight.grad, p.bias.grad) for p in layers]
+        self._shares = shares(model.num_ensemble, torch.get_num_threads() if self._max_logvar.device.type == "cpu" else 1)
+        self._spaces: dict[int, Space] = {}  # by B
 
     @torch.no_grad()
     def backward(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss on x [E, B, d + a] and y [E, B, o], a scalar; its gradient is left in every parameter's `grad`."""
-        parts = [self._backward(layers, x[turn], y[turn]) for turn, layers in zip(self._turns, self._layers, strict=True)]
-        costs, logvar_grad, below, above = (torch.cat(values) for values in zip(*parts, strict=True))
-        torch.sum(logvar_grad - below, (0, 1), out=self._model.min_logvar.grad).sub_(self._coef)
-        torch.sum(below - above, (0, 1), out=self._model.max_logvar.grad).add_(self._coef)
-        loss: Tensor = costs.sum() / y[0].numel() + self._coef * (self._max_logvar - self._min_logvar).sum()
-        return loss
-
-    def _backward(self, layers: list[Layer], x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        """The gradients of some members' parameters from x, y [M, B, .]; returns what `_likelihood` does but for the outputs' gradient."""
-        inputs, before = [x], []
-        for layer in layers[:-1]:
-            before.append(torch.baddbmm(layer.bias, inputs[-1], layer.weight))
-            inputs.append(functional.silu(before[-1]))
-        grad, *bounds = self._likelihood(torch.baddbmm(layers[-1].bias, inputs[-1], layers[-1].weight), y)
+        layers, space = self._layers, self._space(x)
+        inputs = [x, *space.after]
+        for layer, layer_inputs, before, after in zip(layers, inputs, space.before, space.after, strict=False):
+            self._affine(layer_inputs, layer, before)
+            torch.ops.aten.silu.out(before, out=after)
+        self._affine(inputs[-1], layers[-1], space.outputs)
+        loss, grad = self._likelihood(space.outputs, y)
         for depth in reversed(range(len(layers))):
             layer = layers[depth]
-            torch.bmm(inputs[depth].mT, grad, out=layer.weight_grad)
+            self._product(inputs[depth].mT, grad, layer.weight_grad)
             torch.sum(grad, 1, keepdim=True, out=layer.bias_grad)
             if depth > 0:
-                grad = torch.bmm(grad, layer.weight.mT)
-                torch.ops.aten.silu_backward.grad_input(grad, before[depth - 1], grad_input=grad)
-        return tuple(bounds)
+                # the gradient for a layer's inputs takes their place, when they have been used for the last time
+                grad = self._product(grad, layer.weight.mT, inputs[depth])
+                torch.ops.aten.silu_backward.grad_input(grad, space.before[depth - 1], grad_input=grad)
+        return loss
 
-    def _likelihood(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        """The loss's gradient for the outputs [M, B, 2o]; then of [M, B, o] each: the loss of every number, and its gradients for the
-        log-variance, for that under its upper bound alone, and for the free one.
-        """
-        mean, free = outputs.chunk(2, -1)
+    def _space(self, x: Tensor) -> Space:
+        rows = x.shape[1]
+        if rows not in self._spaces:
+            *hidden, outputs = (x.new_empty(*x.shape[:2], layer.bias.shape[-1]) for layer in self._layers)
+            self._spaces[rows] = Space(hidden, [torch.empty_like(tensor) for tensor in hidden], outputs)
+        return self._spaces[rows]
+
+    def _affine(self, x: Tensor, layer: Layer, out: Tensor) -> None:
+        """x [E, B, in] through a layer, into `out`."""
+        for members in self._shares:
+            torch.baddbmm(layer.bias[members], x[members], layer.weight[members], out=out[members])
+
+    def _product(self, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+        """The products of every member's two matrices, into `out`, which is returned."""
+        for members in self._shares:
+            torch.bmm(a[members], b[members], out=out[members])
+        return out
+
+    def _likelihood(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss and its gradient for the outputs, which takes their place; that for the two bounds is left in their `grad`."""
+        size = y.shape[-1]
+        mean, free = outputs.split(size, -1)
         room_above = self._max_logvar - free
         room_below = self._max_logvar - self._min_logvar - functional.softplus(room_above)
         logvar = self._min_logvar + functional.softplus(room_below)
@@ -81,6 +100,19 @@ class EnsembleLikelihood:
         weighted = error * torch.exp(-logvar)
         cost = weighted * error
         logvar_grad = (1 - cost) * scale
+        # the log-variance's gradient for what is under its upper bound alone, and for the free one
         below = logvar_grad * room_below.sigmoid()
         above = below * room_above.sigmoid()
-        return torch.cat([weighted * (2 * scale), above], -1), cost + logvar, logvar_grad, below, above
+        torch.mul(weighted, 2 * scale, out=mean)
+        free.copy_(above)
+        in_all, in_below, in_above = (grad.sum((0, 1)) for grad in (logvar_grad, below, above))
+        torch.sub(in_all, in_below, out=self._min_grad).sub_(self._coef)
+        torch.sub(in_below, in_above, out=self._max_grad).add_(self._coef)
+        loss: Tensor = (cost.sum() + logvar.sum()) * scale + self._coef * (self._max_logvar - self._min_logvar).sum()
+        return loss, outputs
+
+
+def shares(members: int, threads: int) -> tuple[slice, ...]:
+    """All members or, where threads would have equally many but for one member, that one apart: they share its product then."""
+    even = members - 1
+    return (slice(even), slice(even, members)) if threads > 1 and even and even % threads == 0 else (slice(members),)

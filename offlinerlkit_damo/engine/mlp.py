@@ -11,6 +11,9 @@ from torch.autograd.function import once_differentiable
 
 from offlinerlkit_damo.engine.layers import Layer
 
+NARROW = 64
+"""Inputs of a layer whose gradients make a small product."""
+
 
 class StackedMLP:
     """M networks of equal shape, linear layers with ReLU between them.
@@ -95,8 +98,14 @@ class StackedMLP:
         """
         for depth in reversed(range(len(inputs))):
             if not frozen:
-                # beta=0 ignores what was there, NaN included
-                self.weight_grads[depth].baddbmm_(grad.mT, inputs[depth], beta=int(accumulate))
+                weight_grad = self.weight_grads[depth]
+                if len(weight_grad) > 1 and inputs[depth].shape[-1] <= NARROW:
+                    # into rows of the block the members' products go one by one, which is slow for small ones
+                    product = torch.bmm(grad.mT, inputs[depth])
+                    weight_grad.add_(product) if accumulate else weight_grad.copy_(product)
+                else:
+                    # beta=0 ignores what was there, NaN included
+                    weight_grad.baddbmm_(grad.mT, inputs[depth], beta=int(accumulate))
                 bias_grad = self.bias_grads[depth]
                 if accumulate:
                     bias_grad.add_(grad.sum(1, keepdim=True))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from offlinerlkit_damo.damo.alignment import DataAlignment
 from offlinerlkit_damo.engine.adam import fused_step
+from offlinerlkit_damo.engine.gradients import classifier_gradient
 from offlinerlkit_damo.engine.mlp import StackedMLP
 
 
@@ -26,9 +27,8 @@ class FlatRatio:
         network, smoothing = self._network, self._config.classifier_label_smoothing
         *inputs, outputs = network.forward(torch.cat([fake, real]))
         logits = outputs[0, :, 0].split([len(fake), len(real)])
-        # of the cross-entropy: probability minus label, in the mean over the two kinds' means
-        grads = [(d.sigmoid() - label) / (2 * len(d)) for d, label in zip(logits, (1 - smoothing, smoothing), strict=True)]
-        network.backward(inputs, torch.cat(grads)[None, :, None], frozen=False, want_input=False, accumulate=False)
+        grad = classifier_gradient(*logits, label_smoothing=smoothing)
+        network.backward(inputs, grad[None, :, None], frozen=False, want_input=False, accumulate=False)
         if self._config.classifier_gradient_penalty > 0:
             self._penalise(fake, real)
         fused_step(self._optim)

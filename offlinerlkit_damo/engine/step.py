@@ -10,6 +10,7 @@ from torch import Tensor
 from offlinerlkit_damo.damo import objective
 from offlinerlkit_damo.damo.alignment import Batch
 from offlinerlkit_damo.engine.gaussian import TanhGaussian
+from offlinerlkit_damo.engine.gradients import actor_gradient, critic_gradient
 
 Figures = dict[str, Tensor]
 
@@ -79,18 +80,9 @@ class FlatStep:
 
         # dL/dPhi, but for the mean's 1 / B
         slope = policy.divergence.weight(phi / config.damo_alpha) if aligned else 2 * networks.td_weight * phi
-        grad = torch.zeros_like(online)
-        torch.mul(slope, -1 / size, out=grad[:, :size])
-        if aligned:
-            grad[:, size : size + num_init] = policy.init_coef / num_init
-        if share > 0:
-            through = slope * discounts * (share / size)
-            if config.target_floor is not None:  # a target on the floor does not move with Q(s', a')
-                through *= refined + discounts * next_q >= config.target_floor
-            if least is None:
-                grad[:, size + num_init :] = through
-            else:
-                grad[:, size + num_init :].scatter_(0, least, through.sum(0, keepdim=True))
+        above = None if config.target_floor is None else refined + discounts * next_q >= config.target_floor
+        init_coef = policy.init_coef if aligned else 0.0
+        grad = critic_gradient(slope, discounts, num_init=num_init, init_coef=init_coef, share=share, above=above, least=least)
         networks.critics.backward(inputs, grad.unsqueeze(-1), frozen=False, want_input=False, accumulate=False)
         networks.step(*networks.critic_optims)
         if policy._diagnoses:
@@ -103,15 +95,13 @@ class FlatStep:
     def actor(self, weights: Tensor, discounts: Tensor, init_obss: Tensor, next_obss: Tensor, figures: Figures) -> Tensor:
         """Ascend the critics' objective; returns log pi(a'|s') [B]."""
         policy, obss = self._policy, torch.cat([init_obss, next_obss])
-        size, num_init, temperature = len(next_obss), len(init_obss), policy._alpha
+        num_init, temperature = len(init_obss), policy._alpha
         inputs, outputs = self._actor_pass(obss)
         sample = self._networks.sample(outputs)
         log_prob = sample.log_prob()
         *q_inputs, q = self._networks.critics.forward(torch.cat([obss, sample.actions], -1))
         q = q.squeeze(-1)
-        grad = torch.empty_like(q)
-        grad[:, :num_init] = -policy.init_coef / (num_init * len(q))
-        torch.mul(weights * discounts, -1 / (size * len(q)), out=grad[:, num_init:])
+        grad = actor_gradient(weights, discounts, num_init=num_init, init_coef=policy.init_coef)
         log_prob_grad = -temperature * grad.sum(0)
         log_prob_grad[:num_init] = 0  # no entropy in Q(s0)
         self._descend_actor(inputs, sample, log_prob_grad, q_inputs, grad)

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from offlinerlkit_damo.engine.dynamics import CHUNK, WARMUP_STEPS, RoutedDynamics, learning_rate
-from offlinerlkit_damo.engine.likelihood import EnsembleLikelihood
+from offlinerlkit_damo.engine.likelihood import EnsembleLikelihood, shares
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.kit import EnsembleDynamics, EnsembleDynamicsModel, StandardScaler
 
@@ -138,7 +138,10 @@ def test_an_epoch_is_the_hosts() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_gradients_by_hand_are_autograds() -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_gradients_by_hand_are_autograds(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # two take four of the members together, and the fifth apart
+    assert [len(range(5)[members]) for members in shares(5, threads)] == ([5] if threads == 1 else [4, 1])
     model = trainable(RoutedDynamics).model.double()
     torch.manual_seed(1)
     with torch.no_grad():  # log-variances between their bounds and beyond
@@ -154,7 +157,10 @@ def test_gradients_by_hand_are_autograds() -> None:
     loss.backward()
     parameters = {name: p for name, p in model.named_parameters() if p.grad is not None}
     want = {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
-    torch.testing.assert_close(EnsembleLikelihood(model, 0.1).backward(x, y), loss.detach(), rtol=1e-12, atol=0)
+    likelihood = EnsembleLikelihood(model, 0.1)
+    for rows in (9, 4, 9):  # memory that is kept for each size leaves nothing behind
+        got = likelihood.backward(x[:, :rows], y[:, :rows])
+    torch.testing.assert_close(got, loss.detach(), rtol=1e-12, atol=0)
     assert len(want) == 2 * len(WIDTHS) + 4
     for name, p in parameters.items():
         torch.testing.assert_close(p.grad, want[name], rtol=1e-7, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
