@@ -179,8 +179,9 @@ class RAMBOPolicy(MOPOPolicy):
             the losses, with the means adv_advantage and adv_log_prob, and s' [B, d].
         """
         model, d = self.dynamics.model, obss.shape[1]
-        mean, logvar = model(self.dynamics.scaler.transform_tensor(torch.cat([obss, actions], -1)))  # [E, B, d+1]
-        std = torch.exp(0.5 * logvar)
+        with torch.set_grad_enabled(self._adv_weight != 0):  # else it is only to be logged
+            mean, logvar = model(self.dynamics.scaler.transform_tensor(torch.cat([obss, actions], -1)))  # [E, B, d+1]
+            std = torch.exp(0.5 * logvar)
         with torch.no_grad():
             member = torch.as_tensor(model.random_elite_idxs(len(obss)), device=mean.device)
             rows = torch.arange(len(obss), device=mean.device)
