@@ -38,7 +38,7 @@ def bench(*, threads: int, quick: bool = False, json: Path | None = None) -> dic
     memory = {"rows": size.memory_rows, "peak_bytes": peak_memory(size.memory_rows)}
     rate = product_rate()
     rows = []
-    with stages(size) as every, tqdm(every, total=10, unit="stage", leave=False, dynamic_ncols=True) as bar:
+    with stages(size) as every, tqdm(every, unit="stage", leave=False, dynamic_ncols=True) as bar:
         for stage in bar:
             bar.set_description(stage.name)
             rows.append(_time(stage, size, rate))
