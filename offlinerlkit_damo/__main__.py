@@ -153,10 +153,10 @@ def _add_plan_flags(command: argparse.ArgumentParser, *, tasks: str | None, out:
     command.add_argument("--seeds", type=int, metavar="N", help="seeds 1 to N of each [4]")
     command.add_argument("--set", action="append", metavar="OPTION=VALUE", help="an option of train, for all that read it; repeatable")
     command.add_argument("--out", type=Path, default=Path(out), metavar="DIR", help=f"folder for all; a second call goes on [{out}]")
-    command.add_argument("--jobs", type=int, metavar="N", help="processes at once [the machine's cores; with Ray all that fit]")
+    command.add_argument("--jobs", type=int, metavar="N", help="processes at once [the machine's cores; a fleet 1; with Ray all that fit]")
     command.add_argument(
         "--executor", choices=("local", "fleet", "ray"), default="local",
-        help="a process a run; DAMO's runs as fleets (docs/fleet.md), at best with --jobs 1 on a GPU; or Ray's cluster [local]",
+        help="a process a run; DAMO's runs as fleets (docs/fleet.md); or Ray's cluster [local]",
     )
     command.add_argument(
         "--ray-address", metavar="ADDRESS", help="cluster to use: HOST:PORT [one that this machine is in, else one made here]"

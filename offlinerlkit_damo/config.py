@@ -7,6 +7,7 @@ file < flags.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import typing
 from collections.abc import Mapping
@@ -240,7 +241,7 @@ class Config:
             if not getattr(self, name):
                 raise UserError(f"{name} is empty; it needs at least one width")
         if self.tf32 and self.device == "cpu":
-            raise UserError("tf32 has no effect on the CPU; use --device cuda, or leave --tf32 out")
+            raise UserError("tf32 has no effect on the CPU; use --device cuda, or --tf32 false")
         if self.tau > 1:
             raise UserError(f"tau is {self.tau}; it must not exceed 1")
         if self.dynamics_lr_schedule == "cosine" and self.dynamics_max_epochs is None:
@@ -324,6 +325,12 @@ def options() -> dict[str, dataclasses.Field[Any]]:
     """Every option's dataclass field by name, the run's first and then the sections'."""
     fields = [f for f in dataclasses.fields(Config) if f.name not in SECTIONS]
     return {f.name: f for f in (*fields, *(f for kind in SECTIONS.values() for f in dataclasses.fields(kind)))}
+
+
+def with_younger(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The options in a run's record, as JSON has them, and those that are younger than it: they had their defaults then."""
+    defaults: dict[str, Any] = json.loads(json.dumps({name: field.default for name, field in options().items()}))
+    return {**defaults, **record}
 
 
 @cache

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from offlinerlkit_damo.compare.cluster import joined
-from offlinerlkit_damo.compare.local import TrainingProcess
+from offlinerlkit_damo.compare.local import TrainingProcess, run_flags
 from offlinerlkit_damo.compare.parcel import copy
 from offlinerlkit_damo.compare.plan import OWN, Job, plain
 from offlinerlkit_damo.compare.runner import find_run
-from offlinerlkit_damo.config import Config, options, read_yaml
+from offlinerlkit_damo.config import Config, options, read_yaml, with_younger
 from offlinerlkit_damo.errors import Stopped, UserError
 from offlinerlkit_damo.files import check_writable, save_json, save_yaml
 from offlinerlkit_damo.flags import Parser, add_config_flags, parse_config, run_command
@@ -62,7 +62,8 @@ def trial(sampled: Mapping[str, Any], shared: Mapping[str, Any]) -> None:
             copy(Path(path), folder)
         told = len(evaluations(folder))
     outcome = None
-    with going(TrainingProcess(config, folder, options=place / "options.yaml", log=place / "log"), place) as process:
+    flags = run_flags(config, folder, options=place / "options.yaml")
+    with going(TrainingProcess(flags, threads=config.threads, log=place / "log"), place) as process:
         while outcome is None:
             outcome = process.wait(INTERVAL)
             folder = folder or find_run(Job("trial", config))
@@ -110,7 +111,7 @@ def shared_options(config: Config, out: Path, trials: int) -> dict[str, Any]:
     shared = plain(with_absolute_paths(config))
     note = out / "options.json"
     now = {"trials": trials, **{name: value for name, value in shared.items() if name not in (*FREE, *SEARCHED)}}
-    if note.exists() and json.loads(note.read_text(encoding="utf-8")) != now:
+    if note.exists() and with_younger(json.loads(note.read_text(encoding="utf-8"))) != with_younger(now):
         raise UserError(f"the sweep in {str(out)!r} has other options; name another folder with --out")
     save_json(now, note)
     return shared

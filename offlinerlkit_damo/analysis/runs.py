@@ -126,7 +126,8 @@ class Learned:
 
     def __init__(self, run: Run, dataset: OfflineDataset) -> None:
         """Raises UserError for a run that is not model-based, has not finished, or whose files are missing or damaged."""
-        self.run, self.config = run, dataclasses.replace(run.config, device="cpu", rollout_batch_size=ROLLOUTS, model_retain_epochs=1)
+        here: dict[str, Any] = {"device": "cpu", "tf32": False}
+        self.run, self.config = run, dataclasses.replace(run.config, **here, rollout_batch_size=ROLLOUTS, model_retain_epochs=1)
         self.task: Task = config_task(run.config)
         if self.config.algo_name not in MODEL_BASED:
             raise UserError(f"{run.name} ({self.config.algo_name}) has no dynamics model; leave it out")

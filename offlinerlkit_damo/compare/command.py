@@ -70,8 +70,7 @@ def executor(arguments: argparse.Namespace) -> Iterator[Executor]:
         for name in ("ray_address", "gpu_share"):
             if getattr(arguments, name) is not None:
                 raise UserError(f"--{name.replace('_', '-')} has no effect without --executor ray")
-        kind = LocalFleets if arguments.executor == "fleet" else LocalProcesses
-        yield kind(arguments.jobs or os.cpu_count() or 1)
+        yield LocalFleets(arguments.jobs or 1) if arguments.executor == "fleet" else LocalProcesses(arguments.jobs or os.cpu_count() or 1)
         return
     # here: nothing else needs Ray
     from offlinerlkit_damo.compare.cluster import ray_cluster

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import save_yaml
 from offlinerlkit_damo.tasks import config_task
 from offlinerlkit_damo.training.fleet_file import check_fleet
+from offlinerlkit_damo.training.fleet_run import resumed_fleet
 
 
 class LocalFleets(LocalProcesses):
@@ -35,7 +35,7 @@ class LocalFleets(LocalProcesses):
         if name in self._joined:
             self._joined.remove(name)
             return self._process_of[name]
-        if self.is_full():
+        if not self.places():
             return None
         group, flags = self._together(status, every, out)
         if len(group) < 2:
@@ -56,7 +56,7 @@ class LocalFleets(LocalProcesses):
         if status.folder is not None:
             return _stopped_together(status, candidates, out)
         fresh = [other for other in candidates if other.folder is None]
-        group = fresh[: math.ceil(len(fresh) / self.at_once)]
+        group = fresh[: math.ceil(len(fresh) / self.places())]
         if status not in group:
             group = [status, *group[1:]]
         file = out / "jobs" / f"{_fleet_name(status.job)}.yaml"
@@ -78,15 +78,20 @@ def _fit(job: Job, other: Job) -> bool:
         check_fleet({"": job.config, other.name: other.config})
     except UserError:
         return False
-    same_robot = config_task(job.config).robot == config_task(other.config).robot
-    return same_robot and all(getattr(job.config, option) == getattr(other.config, option) for option in ("data", "env"))
+    task, others = config_task(job.config), config_task(other.config)
+    # a file of the user's own says its sizes only when it is read
+    alike = (task.obs_dim, task.action_dim) == (others.obs_dim, others.action_dim)
+    return alike and (job.config.data, job.config.env) == (other.config.data, other.config.env)
 
 
 def _stopped_together(status: Status, candidates: Sequence[Status], out: Path) -> tuple[list[Status], list[str]]:
     """The runs of the fleet that this one was stopped in, if all of them wait."""
     for record in sorted((out / "runs").glob("*/fleet_*.json")):
-        content = json.loads(record.read_text(encoding="utf-8"))
-        members = {(record.parent / folder).resolve() for name, folder in content["runs"].items() if name not in content["failed"]}
+        try:
+            _, folders = resumed_fleet(record, {})
+        except UserError:  # damaged, or one of its runs is: each goes on alone
+            continue
+        members = {folder.resolve() for folder in folders.values()}
         group = [other for other in candidates if other.folder is not None and other.folder.resolve() in members]
         if status in group and len(group) == len(members):
             return group, ["--resume", str(record)]

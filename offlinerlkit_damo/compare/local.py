@@ -19,21 +19,21 @@ class LocalProcesses:
     """An executor: a process a run, `at_once` of them at a time."""
 
     def __init__(self, at_once: int) -> None:
-        self.at_once = at_once
+        self._at_once = at_once
         self._running: list[TrainingProcess] = []
 
     def start(self, status: Status, every: Sequence[Status], out: Path) -> TrainingProcess | None:
         """As `runner.Executor`. What runs can share, they find in this machine's cache."""
-        if self.is_full():
+        if not self.places():
             return None
         job = status.job
         flags = run_flags(job.config, status.folder, options=out / "jobs" / f"{file_name(job)}.yaml")
         return self.launch(flags, job.config, log=log_path(job, out))
 
-    def is_full(self) -> bool:
-        """Whether as many processes run as may."""
+    def places(self) -> int:
+        """How many processes may be started now."""
         self._running = [process for process in self._running if process.poll() is None]
-        return len(self._running) >= self.at_once
+        return self._at_once - len(self._running)
 
     def launch(self, flags: Sequence[str], config: Config, *, log: Path) -> TrainingProcess:
         """One more process."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from offlinerlkit_damo.config import with_younger
 from offlinerlkit_damo.files import replacing
 from offlinerlkit_damo.report.scores import ROWS
 from offlinerlkit_damo.training.logs import EPISODES, POLICY, read_table
@@ -29,7 +30,7 @@ FIGURES = {"seconds": "eval/seconds", "q_data": "eval/q_data"}
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """Twelve hex digits of the options that decide a run's result, its seed left out."""
-    deciding = {name: value for name, value in config.items() if name not in (*FREE, "seed", "dynamics_seed")}
+    deciding = {name: value for name, value in with_younger(config).items() if name not in (*FREE, "seed", "dynamics_seed")}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:12]
 
 

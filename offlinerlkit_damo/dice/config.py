@@ -57,7 +57,7 @@ class ODICEConfig:
         choices=("orthogonal", "full", "semi"),
     )
     odice_actor_weight: str = option(
-        "residual", "weight of a row in the actor's loss: residual = max(0, e) (public code) or ratio = max(0, 1 + e/2) (f*')",
+        "ratio", "weight of a row in the actor's loss: ratio = max(0, 1 + e/2) (f*', the method) or residual = max(0, e) (public code)",
         choices=("residual", "ratio"),
     )
     odice_w_max: float = option(100.0, "largest weight of a row in the actor's loss", above=0)

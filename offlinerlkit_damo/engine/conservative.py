@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class FlatCOMBO(Terms, COMBOPolicy):
         figures: dict[str, Tensor] = {}
         log_prob = self.steps.soft_actor(mix["observations"], figures)
         if self._is_auto_alpha:
-            temperature_step(self, log_prob, figures)
+            temperature_step(self, log_prob, figures, bound=math.inf)  # the host's CQL has none
         self._critic_step(mix, mix if self._rho_s == "mix" else fake, len(real["rewards"]), figures)
         self.networks.sync()
         shown = self._shown(figures)

@@ -37,7 +37,7 @@ def read_rows(paths: Sequence[Path]) -> pd.DataFrame:
         missing = [name for name in NEEDED if name not in table]
         if missing:
             raise UserError(f"{str(file)!r} lacks the columns {', '.join(missing)}; run `compare` again to have it gathered anew")
-        for name in NUMBERS:
+        for name in (*NUMBERS, *((set(OPTIONAL) - set(TEXTS)) & set(table))):
             table[name] = pd.to_numeric(table[name], errors="coerce")
         known = table["finished"].astype(str).isin(("True", "False"))
         broken = np.flatnonzero(table[list(NEEDED)].isin((np.inf, -np.inf)).any(axis=1) | table[list(NEEDED)].isna().any(axis=1) | ~known)

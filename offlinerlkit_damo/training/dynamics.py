@@ -28,7 +28,7 @@ SETTINGS = (
     "dynamics_hidden_dims", "dynamics_weight_decay", "n_ensemble", "n_elites",
 )
 FILES = ("dynamics.pth", "mu.npy", "std.npy")
-STORE_FORMAT = 3  # raise when the same settings give another model
+STORE_FORMAT = 4  # raise when the same settings give another model
 MAX_HOLDOUT = 1000  # rows
 TerminationFn = Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], NDArray[np.bool_]]
 

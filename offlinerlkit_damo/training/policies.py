@@ -108,7 +108,7 @@ def build_policy(
 def _model_based(config: Config, parts: Parts, dynamics: Any, scaler: StandardScaler | None) -> Any:
     common: dict[str, Any] = {"tau": config.tau, "gamma": config.gamma, "alpha": parts.temperature()}
     method, fast = config.damo, config.engine == "fast"
-    soft = fast and config.algo_name in ("mopo", "rambo", "mobile") and not config.max_q_backup
+    soft = fast and (config.algo_name in ("mopo", "rambo") or (config.algo_name == "mobile" and not config.max_q_backup))
     if soft and not method.behavior_alignment:
         # without the objective DAMO's step is the host's SAC step (tests/engine proves it)
         method = dataclasses.replace(method, **_host_target(config))

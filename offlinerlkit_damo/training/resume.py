@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from offlinerlkit_damo.config import Config, alignment_by_number, options
+from offlinerlkit_damo.config import Config, alignment_by_number, with_younger
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.training.checkpoint import LAST, read
 from offlinerlkit_damo.training.run_folder import FACTS, is_finished, read_facts
@@ -71,8 +71,7 @@ def changed_options(before: Mapping[str, Any], after: Mapping[str, Any]) -> list
 
     An option that is not in one of them is younger than it, and had its default then.
     """
-    defaults = json.loads(json.dumps({name: field.default for name, field in options().items()}))
-    before, after = {**defaults, **before}, {**defaults, **after}
+    before, after = with_younger(before), with_younger(after)
     names = sorted({*before, *after} - set(FREE))
     return [f"{name}: {before.get(name)} -> {after.get(name)}" for name in names if before.get(name) != after.get(name)]
 

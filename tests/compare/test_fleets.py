@@ -76,9 +76,11 @@ def test_runs_are_dealt_to_fleets_by_what_fits(place: Path, monkeypatch: pytest.
     (place / "logs").mkdir()
     every = [Status(job) for job in jobs(plan, place)]
     label = {name: [f"{name} {task} seed {seed}" for task in plan.tasks for seed in plan.seeds] for name in plan.contestants}
-    # half of Hopper's eight, whose labels differ in alpha only, and half of Walker2d's four
+    # half of Hopper's eight, whose labels differ in alpha only, and in the last place all of Walker2d's four
     commands = started(LocalFleets(2), every, place, monkeypatch)
-    assert commands == [label["damo"][:4], label["damo"][4:]]
+    assert commands == [label["damo"][:4], [*label["damo"][4:], *label["bold"][4:]]]
+    every = [Status(job) for job in jobs(plan, place) if job.label in ("damo", "bold") and "hopper" in job.name]
+    assert [len(names) for names in started(LocalFleets(3), every, place, monkeypatch)] == [3, 3, 2]
     every = [Status(job) for job in jobs(plan, place) if job.label in ("mopo", "wide")]
     commands = started(LocalFleets(100), every, place, monkeypatch)
     assert [flag for flag, _ in commands] == ["--config"] * len(every)  # MOPO, and as many places as runs
@@ -86,4 +88,6 @@ def test_runs_are_dealt_to_fleets_by_what_fits(place: Path, monkeypatch: pytest.
     every[0].failures = 1
     commands = started(LocalFleets(1), every, place, monkeypatch)
     assert commands == [["--config", "damo_hopper-random_seed_1.yaml"]]
+    others = make_plan(["hopper-medium-v2", "neorl:Hopper-v3-medium-1000"], ["damo"], 1, OPTIONS)
+    assert not fleets._fit(*jobs(others, place))  # of 11 and of 12 columns
     assert fleets._fit(every[1].job, every[2].job) and not fleets._fit(every[1].job, every[4].job)

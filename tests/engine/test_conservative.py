@@ -24,14 +24,15 @@ CUBE = Box(-1.0, 1.0, (ACT,))  # the kit knows no other
 VARIANTS: dict[str, dict[str, Any]] = {
     "all rows": {},
     "imagined rows": {"rho_s": "model"},
+    "a temperature above 1": {"log_alpha": 0.5, "deterministic_backup": False},
     "entropy, a hard maximum": {"deterministic_backup": False, "temperature": 0.3},
 }
 
 
-def combo(policy_class: Any, dtype: torch.dtype, space: Box = BOX, **options: Any) -> Any:
+def combo(policy_class: Any, dtype: torch.dtype, space: Box = BOX, log_alpha: float = 0.0, **options: Any) -> Any:
     parts = make_parts(dtype)
-    log_alpha = torch.zeros(1, dtype=dtype, requires_grad=True)
-    alpha = (-float(ACT), log_alpha, torch.optim.Adam([log_alpha], lr=1e-3))
+    logarithm = torch.full((1,), log_alpha, dtype=dtype, requires_grad=True)
+    alpha = (-float(ACT), logarithm, torch.optim.Adam([logarithm], lr=1e-3))
     common = {"tau": 0.05, "gamma": 0.95, "cql_weight": 2.5, "with_lagrange": False, "num_repeart_actions": 4}
     return policy_class(*parts, space, alpha=alpha, **common, **options).to(dtype)
 

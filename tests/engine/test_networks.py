@@ -264,6 +264,12 @@ def test_mobiles_step_is_the_hosts(options: dict[str, Any], monkeypatch: pytest.
     assert_same_steps(reference, fast)
 
 
+def test_an_option_of_others_in_a_shared_file_does_not_change_mopo() -> None:
+    config = resolve({"algo_name": "mopo", "task": "hopper-medium"}, defaults={"max_q_backup": True})
+    policy, _ = build_policy(config, build_dynamics(config, OBS, ACT), OBS, ACT)
+    assert isinstance(policy.networks, FlatNetworks) and policy.config.entropy_backup
+
+
 def test_engine_option_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = {}
     for algo in ("damo", "mopo", "rambo"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ class CQLPolicy(SACPolicy):
         num_repeart_actions: n, the actions per state of each of the three kinds.
         legacy_logsumexp: the kit's term, the mean of n soft maxima over one action of each kind; False takes one over all 3n.
     """
+
+    _max_alpha = math.inf  # the kit's CQL has no bound
 
     def __init__(
         self,

@@ -50,6 +50,8 @@ class SoftPolicy(BasePolicy):
         alpha: weight of the entropy; or (target entropy, log_alpha, its optimiser) to learn it.
     """
 
+    _max_alpha = 1.0  # the kit's bound on the weight learned, not on the one begun with
+
     def __init__(
         self,
         actor: nn.Module,
@@ -116,8 +118,7 @@ class SoftPolicy(BasePolicy):
         if self._is_auto_alpha:
             gap = log_prob.detach() + self._target_entropy
             logged["loss/alpha"] = descend(-(self._log_alpha * gap).mean(), self.alpha_optim)
-            # the kit's bound, on the value learned and not on the one begun with
-            self._alpha = logged["alpha"] = self._log_alpha.detach().exp().clamp(0.0, 1.0)
+            self._alpha = logged["alpha"] = self._log_alpha.detach().exp().clamp(0.0, self._max_alpha)
         return actor_loss, logged
 
     @torch.no_grad()
