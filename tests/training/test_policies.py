@@ -60,7 +60,7 @@ def test_model_based_algorithms_take_a_step(algo: str, terms: str, engine: str) 
     policy = build(algo, engine=engine, **options)
     own = algo == "damo" or (algo == "mopo" and engine == "fast")  # classes with both, switched by the configuration
     assert isinstance(policy, DataAligned) == (own or "data_alignment" in options)
-    plain_step = algo == "rambo" and engine == "fast"  # SAC's step, which DAMO's is without its terms
+    plain_step = algo in ("mobile", "rambo") and engine == "fast"  # SAC's step, which DAMO's is without its terms
     assert isinstance(policy, MaximinObjective) == (own or plain_step or "behavior_alignment" in options)
     actor = [p.clone() for p in policy.actor.parameters()]
     first, figures = (policy.learn({"real": rows(4, step), "fake": rows(12, step + 9)}) for step in range(2))
