@@ -7,6 +7,7 @@ from typing import Any
 from offlinerlkit_damo.damo.aligned import DataAligned
 from offlinerlkit_damo.damo.maximin import MaximinObjective
 from offlinerlkit_damo.damo.terms import Terms
+from offlinerlkit_damo.engine.adversary import Adversary
 from offlinerlkit_damo.engine.conservative import FlatCOMBO
 from offlinerlkit_damo.engine.inconsistency import Inconsistency
 from offlinerlkit_damo.engine.layers import linears
@@ -15,6 +16,7 @@ from offlinerlkit_damo.engine.networks import FlatNetworks, rebind
 from offlinerlkit_damo.engine.ratio import FlatRatio
 from offlinerlkit_damo.engine.step import FlatStep
 from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.kit import RAMBOPolicy
 
 
 def accelerate(policy: Any, *, diagnose_every: int = 1) -> None:
@@ -35,6 +37,8 @@ def accelerate(policy: Any, *, diagnose_every: int = 1) -> None:
                 steps.install()
         if hasattr(policy, "compute_lcb"):
             policy.compute_lcb = Inconsistency(policy)
+        if isinstance(policy, RAMBOPolicy) and isinstance(policy, Terms):
+            policy.update_dynamics = Adversary(policy)  # type: ignore[method-assign]
         if isinstance(policy, DataAligned):
             alignment: Any = policy.data_alignment
             classifier = StackedMLP([[[layer] for layer in linears(alignment.classifier.network, head=True)]])

@@ -111,7 +111,7 @@ class RoutedDynamics(EnsembleDynamics):
         model.train()
         likelihood = EnsembleLikelihood(model, logvar_loss_coef)
         total = torch.zeros((), device=x.device)
-        with self._decay():
+        with decay_by(self.optim, model):
             base = [group["lr"] for group in self.optim.param_groups]
             for rows, factor in zip(batches, rates, strict=False):
                 for group, rate in zip(self.optim.param_groups, base, strict=True):
@@ -120,24 +120,6 @@ class RoutedDynamics(EnsembleDynamics):
                 total += likelihood.backward(inputs, targets)
                 fused_step(self.optim)
         return float(total / len(batches) + model.get_decay_loss().detach())
-
-    @contextmanager
-    def _decay(self) -> Iterator[None]:
-        """Let the optimiser add the weights' decay, the gradient of decay |weight|^2 / 2, and put its groups back in the end."""
-        if type(self.optim) is not torch.optim.Adam:
-            raise UserError(f"the dynamics train with torch.optim.Adam, whose decay is part of the gradient; this is {self.optim}")
-        groups = self.optim.param_groups
-        decays = {layer.weight: layer.weight_decay for layer in (*self.model.backbones, self.model.output_layer)}
-        by_decay: list[dict[str, Any]] = []
-        for group in groups:
-            for decay in {decays.get(p, 0.0) for p in group["params"]}:
-                params = [p for p in group["params"] if decays.get(p, 0.0) == decay]
-                by_decay.append({**group, "params": params, "weight_decay": group["weight_decay"] + decay})
-        self.optim.param_groups = by_decay
-        try:
-            yield
-        finally:
-            self.optim.param_groups = groups
 
     def _keep_best(self, best: list[float], logger: Logger | None) -> None:
         """Put every member's saved weights back in use, name the elites and save the model beside the log."""
@@ -208,6 +190,25 @@ class RoutedDynamics(EnsembleDynamics):
         mean, logvar = torch.baddbmm(out[1], x, out[0]).chunk(2, -1)
         logvar = model.max_logvar - functional.softplus(model.max_logvar - logvar)
         return mean, model.min_logvar + functional.softplus(logvar - model.min_logvar)
+
+
+@contextmanager
+def decay_by(optim: torch.optim.Optimizer, model: Any) -> Iterator[None]:
+    """Let `optim` add the decay of the model's weights, the gradient of decay |weight|^2 / 2, and put its groups back in the end."""
+    if type(optim) is not torch.optim.Adam:
+        raise UserError(f"the dynamics train with torch.optim.Adam, whose decay is part of the gradient; this is {optim}")
+    groups = optim.param_groups
+    decays = {layer.weight: layer.weight_decay for layer in (*model.backbones, model.output_layer)}
+    by_decay: list[dict[str, Any]] = []
+    for group in groups:
+        for decay in {decays.get(p, 0.0) for p in group["params"]}:
+            params = [p for p in group["params"] if decays.get(p, 0.0) == decay]
+            by_decay.append({**group, "params": params, "weight_decay": group["weight_decay"] + decay})
+    optim.param_groups = by_decay
+    try:
+        yield
+    finally:
+        optim.param_groups = groups
 
 
 def learning_rate(schedule: str, steps: int | None) -> Callable[[int], float]:

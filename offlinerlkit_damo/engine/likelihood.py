@@ -26,6 +26,15 @@ class Space(NamedTuple):
     outputs: Tensor
 
 
+class Prediction(NamedTuple):
+    """Every member's Gaussian of every row, [E, B, o] each: mean, log-variance, and its distances to its bounds before they bend it."""
+
+    mean: Tensor
+    logvar: Tensor
+    room_above: Tensor
+    room_below: Tensor
+
+
 class EnsembleLikelihood:
     """Gaussian negative log-likelihood of the host's ensemble on rows of each member's own, without the weight decay.
 
@@ -53,13 +62,43 @@ class EnsembleLikelihood:
     @torch.no_grad()
     def backward(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss on x [E, B, d + a] and y [E, B, o], a scalar; its gradient is left in every parameter's `grad`."""
+        predicted = self.forward(x)
+        loss, mean_grad, logvar_grad = negative_log_likelihood(predicted.mean, predicted.logvar, y)
+        self.propagate_back(x, predicted, mean_grad, logvar_grad)
+        return loss + self.spread()
+
+    def spread(self) -> Tensor:
+        """The part of the loss that the bounds of the log-variance have, a scalar."""
+        spread: Tensor = self._coef * (self._max_logvar - self._min_logvar).sum()
+        return spread
+
+    def forward(self, x: Tensor) -> Prediction:
+        """What every member predicts for its rows x [E, B, d + a]; valid until the next call for as many rows."""
         layers, space = self._layers, self._space(x)
         inputs = [x, *space.after]
         for layer, layer_inputs, before, after in zip(layers, inputs, space.before, space.after, strict=False):
             self._affine(layer_inputs, layer, before)
             torch.ops.aten.silu.out(before, out=after)
         self._affine(inputs[-1], layers[-1], space.outputs)
-        loss, grad = self._likelihood(space.outputs, y)
+        mean, free = space.outputs.chunk(2, -1)
+        room_above = self._max_logvar - free
+        room_below = self._max_logvar - self._min_logvar - functional.softplus(room_above)
+        return Prediction(mean, self._min_logvar + functional.softplus(room_below), room_above, room_below)
+
+    def propagate_back(self, x: Tensor, predicted: Prediction, mean_grad: Tensor, logvar_grad: Tensor) -> None:
+        """Leave in every parameter's `grad` that of `spread` plus a loss whose gradients for `predicted`, `forward(x)`, are given.
+
+        `predicted` is lost.
+        """
+        layers, space = self._layers, self._space(x)
+        # the log-variance's gradient for what is under its upper bound alone, and for the free one
+        below = logvar_grad * predicted.room_below.sigmoid()
+        above = below * predicted.room_above.sigmoid()
+        in_all, in_below, in_above = (grad.sum((0, 1)) for grad in (logvar_grad, below, above))
+        torch.sub(in_all, in_below, out=self._min_grad).sub_(self._coef)
+        torch.sub(in_below, in_above, out=self._max_grad).add_(self._coef)
+        grad = torch.cat([mean_grad, above], -1, out=space.outputs)
+        inputs = [x, *space.after]
         for depth in reversed(range(len(layers))):
             layer = layers[depth]
             self._product(inputs[depth].mT, grad, layer.weight_grad)
@@ -68,7 +107,6 @@ class EnsembleLikelihood:
                 # the gradient for a layer's inputs takes their place, when they have been used for the last time
                 grad = self._product(grad, layer.weight.mT, inputs[depth])
                 torch.ops.aten.silu_backward.grad_input(grad, space.before[depth - 1], grad_input=grad)
-        return loss
 
     def _space(self, x: Tensor) -> Space:
         rows = x.shape[1]
@@ -88,28 +126,14 @@ class EnsembleLikelihood:
             torch.bmm(a[members], b[members], out=out[members])
         return out
 
-    def _likelihood(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss and its gradient for the outputs, which takes their place; that for the two bounds is left in their `grad`."""
-        size = y.shape[-1]
-        mean, free = outputs.split(size, -1)
-        room_above = self._max_logvar - free
-        room_below = self._max_logvar - self._min_logvar - functional.softplus(room_above)
-        logvar = self._min_logvar + functional.softplus(room_below)
-        error = mean - y
-        scale = 1 / y[0].numel()
-        weighted = error * torch.exp(-logvar)
-        cost = weighted * error
-        logvar_grad = (1 - cost) * scale
-        # the log-variance's gradient for what is under its upper bound alone, and for the free one
-        below = logvar_grad * room_below.sigmoid()
-        above = below * room_above.sigmoid()
-        torch.mul(weighted, 2 * scale, out=mean)
-        free.copy_(above)
-        in_all, in_below, in_above = (grad.sum((0, 1)) for grad in (logvar_grad, below, above))
-        torch.sub(in_all, in_below, out=self._min_grad).sub_(self._coef)
-        torch.sub(in_below, in_above, out=self._max_grad).add_(self._coef)
-        loss: Tensor = (cost.sum() + logvar.sum()) * scale + self._coef * (self._max_logvar - self._min_logvar).sum()
-        return loss, outputs
+
+def negative_log_likelihood(mean: Tensor, logvar: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The sum over members, without the constant and the bounds' part, and its gradients for mean and logvar; all [E, B, o]."""
+    error = mean - y
+    scale = 1 / mean[0].numel()
+    weighted = error * torch.exp(-logvar)
+    cost = weighted * error
+    return (cost.sum() + logvar.sum()) * scale, weighted * (2 * scale), (1 - cost) * scale
 
 
 def shares(members: int, threads: int) -> tuple[slice, ...]:

@@ -127,6 +127,17 @@ class Bench:
         step = _learning(self.trainer(algo_name, host=False, engine="fast" if algo_name == "combo" else "reference"))
         return counted(lambda: (step(), step())) / 2
 
+    def adversary(self) -> Stage:
+        """A round of steps of RAMBO's model against its policy, five an imagined rollout, with the weight of most tasks."""
+
+        def work(*, host: bool) -> Work:
+            trainer = self.trainer("rambo", host=host)
+            policy = trainer.policy
+            policy._adv_weight, policy._adv_train_steps = 3e-4, 5 * self.size.slow_steps
+            return lambda: policy.update_dynamics(trainer.real_buffer)
+
+        return Stage(f"{5 * self.size.slow_steps} steps of RAMBO's model", work(host=True), work(host=False), 1)
+
     def rollout(self, algo_name: str) -> Stage:
         """A whole rollout, the policy's actions included; DAMO's has no penalty, on the host's side neither."""
         rows, length = self.size.rollout
@@ -193,6 +204,7 @@ def stages(size: Size) -> Iterator[Iterator[Stage]]:
             yield bench.step("mobile", against="mobile")
             yield bench.step("damo", against="mobile")
             yield bench.step("combo", against="combo")
+            yield bench.adversary()
             yield bench.rollout("damo")
             yield bench.rollout("mopo")
             yield bench.dynamics_training(Path(folder))

@@ -19,8 +19,8 @@ def test_table_and_json_hold_every_stage(tmp_path: Path, monkeypatch: pytest.Mon
     content = bench.bench(threads=1, quick=True, json=tmp_path / "bench.json")
     assert json.loads((tmp_path / "bench.json").read_text()) == content
     rows = {row["stage"]: row for row in content["stages"]}
-    assert len(rows) == len(content["stages"]) == 12
-    for word in ("sample", "MOPO", "DAMO", "MOBILE", "COMBO", "rollout", "dynamics training", "load", "evaluation", "epoch"):
+    assert len(rows) == len(content["stages"]) == 13
+    for word in ("sample", "MOPO", "DAMO", "MOBILE", "COMBO", "RAMBO", "rollout", "dynamics training", "load", "evaluation", "epoch"):
         assert any(word in name for name in rows), word
     shown = capsys.readouterr().out
     for name, row in rows.items():
