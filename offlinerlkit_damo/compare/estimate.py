@@ -17,6 +17,7 @@ from offlinerlkit_damo.tasks.dataset import assemble
 from offlinerlkit_damo.training.bench_stages import NOTHING, Silence, made_up
 from offlinerlkit_damo.training.dynamics import build_dynamics
 from offlinerlkit_damo.training.run import make_trainer, standardised
+from offlinerlkit_damo.training.trainer import DAMOTrainer
 
 MEASURED = 1.0  # seconds of steps
 ROWS = 2000
@@ -40,7 +41,7 @@ def estimate(config: Config, transitions: int) -> Cost:
     dataset, scaler = _dataset(obs_dim, action_dim), None
     if config.algo_name == "rambo":
         dataset, scaler = standardised(dataset)
-    dynamics, training, rollout = None, 0.0, 0.0
+    dynamics, training, rollout, adversary = None, 0.0, 0.0, 0.0
     if config.algo_name in MODEL_BASED:
         dynamics = build_dynamics(small, obs_dim, action_dim, scaler)
         start = time.perf_counter()
@@ -51,6 +52,8 @@ def estimate(config: Config, transitions: int) -> Cost:
         epochs = config.dynamics_max_epochs or 100  # by the host's rule it ends when it stops improving
         training = (time.perf_counter() - start) * transitions / ROWS * epochs
     trainer = make_trainer(small, dataset, NOTHING, NOTHING, dynamics, scaler, fresh=False)
+    if config.algo_name == "rambo" and config.rambo.dynamics_update_freq > 0:
+        adversary = _adversarial_step(trainer) * config.rambo.adv_train_steps / config.rambo.dynamics_update_freq
     if dynamics is not None:
         start = time.perf_counter()
         trainer._rollout()
@@ -62,7 +65,17 @@ def estimate(config: Config, transitions: int) -> Cost:
         trainer.policy.learn(trainer.sample_batch())
         steps += 1
     step = (time.perf_counter() - start) / steps
-    return Cost((step + rollout) * config.epoch * config.step_per_epoch, training)
+    return Cost((step + rollout + adversary) * config.epoch * config.step_per_epoch, training)
+
+
+def _adversarial_step(trainer: DAMOTrainer) -> float:
+    """Seconds of one step of RAMBO's model against its policy."""
+    policy: Any = trainer.policy
+    steps: int = 2 * policy._adv_rollout_length
+    policy._adv_train_steps = steps
+    start = time.perf_counter()
+    policy.update_dynamics(trainer.real_buffer)
+    return (time.perf_counter() - start) / steps
 
 
 def _dataset(obs_dim: int, action_dim: int) -> OfflineDataset:

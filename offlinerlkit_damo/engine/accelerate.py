@@ -9,6 +9,7 @@ from offlinerlkit_damo.damo.maximin import MaximinObjective
 from offlinerlkit_damo.damo.terms import Terms
 from offlinerlkit_damo.engine.adversary import Adversary
 from offlinerlkit_damo.engine.conservative import FlatCOMBO
+from offlinerlkit_damo.engine.dynamics import RoutedDynamics
 from offlinerlkit_damo.engine.inconsistency import Inconsistency
 from offlinerlkit_damo.engine.layers import linears
 from offlinerlkit_damo.engine.mlp import StackedMLP
@@ -23,9 +24,9 @@ def accelerate(policy: Any, *, diagnose_every: int = 1) -> None:
     """Put what DAMO's terms compute with on flat storage, in place, before the first step: actor, critics, classifier, optimisers.
 
     The policy stays the same object with the same modules, `state_dict` and optimisers. What is the host's own step stays the host's: a
-    policy without the maximin objective keeps its networks, one without data alignment has no classifier. Figures are
-    computed in one of `diagnose_every` steps. Raises UserError for networks that are not the kit's MLPs with ReLU and its tanh-Gaussian
-    with a free mean and a deviation that depends on the observation.
+    policy without the maximin objective keeps its networks, one without data alignment has no classifier; MOBILE's penalty and the
+    training of RAMBO's model are the engine's in any case. Figures are computed in one of `diagnose_every` steps. Raises UserError for
+    networks that are not the kit's MLPs with ReLU and its tanh-Gaussian with a free mean and a deviation that depends on the observation.
     """
     try:
         if isinstance(policy, MaximinObjective | FlatCOMBO):
@@ -37,7 +38,7 @@ def accelerate(policy: Any, *, diagnose_every: int = 1) -> None:
                 steps.install()
         if hasattr(policy, "compute_lcb"):
             policy.compute_lcb = Inconsistency(policy)
-        if isinstance(policy, RAMBOPolicy) and isinstance(policy, Terms):
+        if isinstance(policy, RAMBOPolicy) and isinstance(policy, Terms) and isinstance(policy.dynamics, RoutedDynamics):
             policy.update_dynamics = Adversary(policy)  # type: ignore[method-assign]
         if isinstance(policy, DataAligned):
             alignment: Any = policy.data_alignment

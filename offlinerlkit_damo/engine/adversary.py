@@ -11,7 +11,7 @@ from torch import Tensor
 from offlinerlkit_damo.damo.alignment import Batch
 from offlinerlkit_damo.engine.adam import fused_step
 from offlinerlkit_damo.engine.dynamics import decay_by
-from offlinerlkit_damo.engine.likelihood import EnsembleLikelihood, Prediction, negative_log_likelihood
+from offlinerlkit_damo.engine.likelihood import EnsembleLikelihood, negative_log_likelihood
 from offlinerlkit_damo.kit import ReplayBuffer
 
 LOGVAR_LOSS_COEF = 0.001  # the host's, here
@@ -25,14 +25,22 @@ class Adversary:
 
     Imagined and recorded rows go through the ensemble together, without a graph. With a weight of 0 the imagined ones decide nothing: they
     are looked at in one of the policy's `diagnose_every` rollouts. The logged losses have the weight decay of the end, not its mean.
+    There are `adv_train_steps` steps, where the kit finishes its last rollout. The model's activation is Swish, its optimiser Adam.
 
     Shapes: E members of which n are elites, B rows of either kind, d and a the sizes of observation and action.
     """
 
     def __init__(self, policy: Any) -> None:
         self._policy = policy
+        if type(self._optim) is not torch.optim.Adam:
+            raise ValueError(f"its model trains against the policy with torch.optim.Adam; this is {type(self._optim).__name__}")
+
+    @property
+    def _optim(self) -> torch.optim.Optimizer:
         # the kit's name is a letter short
-        self._optim = policy.dynamics_adv_optim if hasattr(policy, "dynamics_adv_optim") else policy._dynmics_adv_optim
+        name = "dynamics_adv_optim" if hasattr(self._policy, "dynamics_adv_optim") else "_dynmics_adv_optim"
+        optim: torch.optim.Optimizer = getattr(self._policy, name)
+        return optim
 
     @torch.no_grad()
     def __call__(self, real_buffer: ReplayBuffer) -> dict[str, float]:
@@ -43,7 +51,8 @@ class Adversary:
         imagined: list[tuple[Tensor, Tensor, Tensor]] = []
         model.train()
         likelihood = EnsembleLikelihood(model, LOGVAR_LOSS_COEF)
-        with decay_by(self._optim, model):
+        optim = self._optim
+        with decay_by(optim, model):
             for start in range(0, policy._adv_train_steps, length):
                 looks = policy._adv_weight != 0 or start // length % policy.diagnose_every == 0
                 obss = real_buffer.sample(rows)["observations"] if looks else None
@@ -55,7 +64,7 @@ class Adversary:
                         loss, figures, obss = self._adversarial(likelihood, obss, real_buffer)
                         supervised.append(loss)
                         imagined.append(figures)
-                    fused_step(self._optim)
+                    fused_step(optim)
         model.eval()
         sl_loss = torch.stack(supervised).mean() + model.get_decay_loss()
         adv_loss, advantage, log_prob = (torch.stack(values).mean() for values in zip(*imagined, strict=True))
@@ -65,14 +74,13 @@ class Adversary:
 
     def _recorded(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The ensemble's inputs [E, B, d + a] and targets [E, B, d + 1] for recorded transitions, the same for every member."""
-        obss = batch["observations"]
-        targets = torch.cat([batch["next_observations"] - obss, batch["rewards"]], -1)
-        return self._inputs(obss, batch["actions"]), targets.expand(self._policy.dynamics.model.num_ensemble, -1, -1)
+        obss, model = batch["observations"], self._policy.dynamics.model
+        targets = torch.cat([batch["next_observations"] - obss, batch["rewards"]], -1).to(model.max_logvar.dtype)
+        return self._inputs(obss, batch["actions"]), targets.expand(model.num_ensemble, -1, -1)
 
     def _inputs(self, obss: Tensor, actions: Tensor) -> Tensor:
         dynamics = self._policy.dynamics
-        # a scaler may be of float64
-        inputs: Tensor = dynamics.scaler.transform_tensor(torch.cat([obss, actions], -1)).to(obss.dtype)
+        inputs: Tensor = dynamics.scaler.transform_tensor(torch.cat([obss, actions], -1)).to(dynamics.model.max_logvar.dtype)
         return inputs.expand(dynamics.model.num_ensemble, -1, -1)
 
     def _adversarial(
@@ -87,24 +95,22 @@ class Adversary:
         actions, _ = policy.actforward(obss)
         recorded, targets = self._recorded(real_buffer.sample(size))
         x = torch.cat([self._inputs(obss, actions), recorded], 1)
-        both = likelihood.forward(x)
-        own, of_record = (Prediction(*columns) for columns in zip(*(value.split(size, 1) for value in both), strict=True))
-        sample = self._sampled(own)
+        predicted = likelihood.forward(x)
+        (mean, of_mean), (logvar, of_logvar) = predicted.mean.split(size, 1), predicted.logvar.split(size, 1)
+        sample = self._sampled(mean, logvar)
         next_obss = obss + sample[:, :-1]
         advantage = self._advantage(obss, actions, next_obss, sample[:, -1:])
-        log_prob, mean_grad, logvar_grad = self._log_density(own, sample, policy._adv_weight / size * advantage)
-        loss, *supervised_grads = negative_log_likelihood(of_record.mean, of_record.logvar, targets)
-        grads = (torch.cat(pair, 1) for pair in zip((mean_grad, logvar_grad), supervised_grads, strict=True))
-        sl_loss = loss + likelihood.spread()
-        likelihood.propagate_back(x, both, *grads)
-        return sl_loss, ((log_prob * advantage).mean(), advantage.mean(), log_prob.mean()), next_obss
+        log_prob, *adversarial_grads = self._log_density(mean, logvar, sample, policy._adv_weight / size * advantage)
+        loss, *supervised_grads = negative_log_likelihood(of_mean, of_logvar, targets)
+        grads = (torch.cat(pair, 1) for pair in zip(adversarial_grads, supervised_grads, strict=True))
+        likelihood.propagate_back(x, predicted, *grads)
+        return loss + likelihood.spread(), ((log_prob * advantage).mean(), advantage.mean(), log_prob.mean()), next_obss
 
-    def _sampled(self, predicted: Prediction) -> Tensor:
-        """The change of s, and r, by a random elite for each row: [B, d + 1]."""
-        member = torch.as_tensor(self._policy.dynamics.model.random_elite_idxs(predicted.mean.shape[1]), device=predicted.mean.device)
-        rows = torch.arange(len(member), device=member.device)
-        mean, logvar = predicted.mean[member, rows], predicted.logvar[member, rows]
-        return mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
+    def _sampled(self, mean: Tensor, logvar: Tensor) -> Tensor:
+        """The change of s, and r, by a random elite for each row, of every member's [E, B, d + 1]: [B, d + 1]."""
+        member = torch.as_tensor(self._policy.dynamics.model.random_elite_idxs(mean.shape[1]), device=mean.device)
+        rows = torch.arange(len(member), device=mean.device)
+        return mean[member, rows] + torch.exp(0.5 * logvar[member, rows]) * torch.randn_like(mean[0])
 
     def _advantage(self, obss: Tensor, actions: Tensor, next_obss: Tensor, rewards: Tensor) -> Tensor:
         """r + gamma (1 - terminal) V(s') - min_i Q_i(s, a), standardised: [B, 1]. V is at the policy's mode, as in the host."""
@@ -119,15 +125,15 @@ class Adversary:
         standardised: Tensor = (advantage - advantage.mean()) / (advantage.std() + 1e-6)
         return standardised
 
-    def _log_density(self, predicted: Prediction, sample: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _log_density(self, mean: Tensor, logvar: Tensor, sample: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """log T(sample) [B, 1], and the gradients of sum weight log T, weight [B, 1], for every member's mean and logvar [E, B, d + 1]."""
         elites = self._policy.dynamics.model.elites.to(sample.device)
-        mean, logvar = predicted.mean[elites], predicted.logvar[elites]
-        precision = torch.exp(-0.5 * logvar)
-        error = (sample - mean) * precision
-        each = (-0.5 * (error.square() + logvar + math.log(2 * math.pi))).sum(-1, keepdim=True)  # [n, B, 1]
-        share = weight * each.softmax(0)
-        mean_grad, logvar_grad = torch.zeros_like(predicted.mean), torch.zeros_like(predicted.logvar)
-        mean_grad[elites] = share * error * precision
-        logvar_grad[elites] = 0.5 * share * (error.square() - 1)
+        inverse_std = torch.exp(-0.5 * logvar[elites])
+        error = (sample - mean[elites]) * inverse_std
+        each = (-0.5 * (error.square() + logvar[elites] + math.log(2 * math.pi))).sum(-1, keepdim=True)  # [n, B, 1]
+        mean_grad, logvar_grad = torch.zeros_like(mean), torch.zeros_like(logvar)
+        if self._policy._adv_weight != 0:  # else not 0 times what may be infinite
+            share = weight * each.softmax(0)
+            mean_grad[elites] = share * error * inverse_std
+            logvar_grad[elites] = 0.5 * share * (error.square() - 1)
         return each.logsumexp(0) - math.log(len(elites)), mean_grad, logvar_grad

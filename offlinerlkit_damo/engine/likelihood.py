@@ -73,7 +73,7 @@ class EnsembleLikelihood:
         return spread
 
     def forward(self, x: Tensor) -> Prediction:
-        """What every member predicts for its rows x [E, B, d + a]; valid until the next call for as many rows."""
+        """What every member predicts for its rows x [E, B, d + a]; valid until `propagate_back` or the next call for as many rows."""
         layers, space = self._layers, self._space(x)
         inputs = [x, *space.after]
         for layer, layer_inputs, before, after in zip(layers, inputs, space.before, space.after, strict=False):
@@ -128,7 +128,7 @@ class EnsembleLikelihood:
 
 
 def negative_log_likelihood(mean: Tensor, logvar: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The sum over members, without the constant and the bounds' part, and its gradients for mean and logvar; all [E, B, o]."""
+    """The sum over members of the mean of (mean - y)^2 exp(-logvar) + logvar, all [E, B, o], and its gradients for mean and logvar."""
     error = mean - y
     scale = 1 / mean[0].numel()
     weighted = error * torch.exp(-logvar)

@@ -34,7 +34,7 @@ class Size:
 
     rounds: int
     steps: int
-    slow_steps: int  # of MOBILE and COMBO
+    slow_steps: int  # of MOBILE and COMBO, and imagined rollouts of RAMBO's model
     rollout: tuple[int, int]  # rows, model steps
     dynamics_batches: int
     rows: int  # of the dataset loaded

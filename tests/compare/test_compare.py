@@ -159,6 +159,12 @@ def test_an_estimate_grows_with_the_work(place: Path) -> None:
     assert 0 < estimate(short, 300).training * 20 < estimate(long, 300).training
 
 
+def test_an_estimate_counts_what_rambos_model_takes(place: Path) -> None:
+    options = {**OPTIONS, "bc_epoch": 0, "dynamics_update_freq": 1}
+    (few, many) = (jobs(make_plan(["hopper-random"], ["rambo"], 1, {**options, "adv_train_steps": n}), place)[0].config for n in (1, 500))
+    assert 0 < estimate(few, 300).training * 20 < estimate(many, 300).training
+
+
 def test_without_ray_its_executor_is_one_sentence(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "offlinerlkit_damo.compare.cluster", raising=False)

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from offlinerlkit_damo.damo.addon import with_maximin_objective
-from offlinerlkit_damo.engine import adversary
 from offlinerlkit_damo.engine.accelerate import accelerate
 from offlinerlkit_damo.engine.dynamics import RoutedDynamics
 from offlinerlkit_damo.engine.likelihood import EnsembleLikelihood
+from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.kit import EnsembleDynamicsModel, RAMBOPolicy, StandardScaler
 
 E, ELITES, ROWS = 4, [3, 0], 20
@@ -101,7 +101,7 @@ def test_the_gradient_of_a_step_is_that_of_the_loss(weight: float, include_ent_i
     monkeypatch.setattr(policy, "actforward", actforward)
     samples: list[Tensor] = []
     sampled = act._sampled
-    monkeypatch.setattr(act, "_sampled", lambda predicted: samples.append(sampled(predicted)) or samples[-1])
+    monkeypatch.setattr(act, "_sampled", lambda *predicted: samples.append(sampled(*predicted)) or samples[-1])
     buffer: Any = type("Buffer", (), {"sample": lambda self, size: batch})()
     with torch.no_grad():
         loss, figures, next_obss = act._adversarial(EnsembleLikelihood(model, 0.001), obss, buffer)
@@ -196,4 +196,29 @@ def test_the_optimisers_groups_are_put_back() -> None:
     groups = optim.param_groups
     policy.update_dynamics(Same())
     assert optim.param_groups is groups and [group["weight_decay"] for group in groups] == [0]
-    assert adversary.LOGVAR_LOSS_COEF == 0.001
+
+
+@pytest.mark.parametrize(("steps", "length"), [(7, 3), (2, 5)])
+def test_there_are_exactly_as_many_steps_as_asked_for(steps: int, length: int, one_noise: None) -> None:
+    policy, buffer = fast(adv_train_steps=steps, adv_rollout_length=length), Same()
+    policy.update_dynamics(buffer)
+    assert buffer.batches == steps + -(-steps // length)
+    assert {int(state["step"]) for state in policy.update_dynamics._optim.state.values()} == {steps}
+
+
+def test_without_weight_an_infinite_value_leaves_the_model_alone() -> None:
+    policy = fast(adv_weight=0.0)
+    with torch.no_grad():
+        policy.critic1.last.bias.fill_(torch.inf)
+        policy.critic2.last.bias.fill_(torch.inf)
+    info = policy.update_dynamics(Same())
+    assert np.isnan(info["adv_dynamics_update/adv_loss"]) and np.isfinite(info["adv_dynamics_update/sl_loss"])
+    assert all(bool(p.isfinite().all()) for p in policy.dynamics.model.parameters())
+
+
+def test_another_optimiser_is_refused() -> None:
+    policy = rambo(with_maximin_objective(RAMBOPolicy))
+    name = "dynamics_adv_optim" if hasattr(policy, "dynamics_adv_optim") else "_dynmics_adv_optim"
+    setattr(policy, name, torch.optim.SGD(policy.dynamics.model.parameters()))
+    with pytest.raises(UserError, match=r"with torch\.optim\.Adam; this is SGD"):
+        accelerate(policy)
