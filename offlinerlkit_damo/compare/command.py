@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -29,7 +30,7 @@ TABLE_INTERVAL = 2.0
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    """Run the command; exits with 1 if a job failed twice."""
+    """Run the command; exits with 1 if a job failed twice, or its run is damaged."""
     _run(_plan(arguments), arguments)
 
 
@@ -57,9 +58,13 @@ def _run(plan: Plan, arguments: argparse.Namespace) -> None:
     failed = [status for status in every if status.state == "failed"]
     for status in failed:
         print(f"{_failure(status)}: {status.job.name}; its log is in {arguments.out / 'logs'}", file=sys.stderr)
-    if any(status.folder is not None and status.step for status in every):
+    damaged = [status for status in every if status.damage is not None]
+    for status in damaged:
+        again = f"without {shlex.quote(str(status.folder))}, the same command makes this run anew"
+        print(f"not in the tables: {status.job.name}: {status.damage}; {again}", file=sys.stderr)
+    if any(status.folder is not None and status.step and status.damage is None for status in every):
         print(write_report([arguments.out], arguments.out))
-    if failed:
+    if failed or damaged:
         raise SystemExit(1)
 
 
@@ -175,6 +180,7 @@ def _failure(status: Status) -> str:
 
 def _summary(every: Sequence[Status]) -> str:
     counts = {state: sum(status.state == state for status in every) for state in ("finished", "running", "waiting", "failed")}
+    counts["damaged"] = sum(status.damage is not None for status in every)
     text = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
     left = _seconds_left(every)
     return text + (f"; {_clock(left)} to go" if left else "")

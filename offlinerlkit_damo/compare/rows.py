@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 
 from offlinerlkit_damo.config import with_younger
+from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import replacing
 from offlinerlkit_damo.report.scores import ROWS
 from offlinerlkit_damo.training.logs import EPISODES, POLICY, read_table
 from offlinerlkit_damo.training.resume import FREE
-from offlinerlkit_damo.training.run_folder import RESULTS, read_facts
+from offlinerlkit_damo.training.run_folder import FACTS, RESULTS, read_facts, read_results
 
 COLUMNS = (
     "task", "label", "algo", "seed", "timestep", "episode", "return", "score", "length", "dataset_mean", "source", "config_hash", "dataset",
@@ -35,42 +36,88 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 def run_rows(folder: Path, label: str) -> pd.DataFrame:
-    """The rows of one run so far, with `COLUMNS`; none before its first evaluation."""
-    facts = read_facts(folder)
-    result = folder / RESULTS
-    found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8")) if result.exists() else {}
-    config, dataset = facts["config"], facts["dataset"]
-    about = {
-        "task": config["task"],
-        "label": label,
-        "algo": config["algo_name"],
-        "seed": config["seed"],
-        "dataset_mean": dataset["mean_score"],
-        "source": dataset["source"],
-        "config_hash": config_hash(config),
-        "dataset": dataset["fingerprint"][:16],
-        "dynamics": (found.get("dynamics") or {}).get("id"),
-        "host": facts["host"]["name"],
-        "commit": facts["commit"],
-        "gamma": config["gamma"],
-        "finished": bool(found),
-    }
-    episodes = pd.DataFrame(read_table(folder / "record" / EPISODES), columns=list(NUMBERS)).astype(NUMBERS)
-    return episodes.assign(**about).join(_figures(folder), on="timestep")[list(COLUMNS)]
+    """The rows of one run so far, with `COLUMNS`; none before its first evaluation.
+
+    Raises UserError, naming the file, where one is damaged, and where the tables of a finished run lack what it has noted at its end.
+    """
+    facts, results = read_facts(folder), read_results(folder)
+    episodes = read_episodes(folder)
+    if results is not None:
+        _check_complete(episodes, results["evaluations"], folder)
+    figures = _figures(folder, episodes, results)
+    rows: pd.DataFrame = episodes.assign(**_about(facts, results, folder, label)).join(figures, on="timestep")[list(COLUMNS)]
+    return rows
 
 
-def _figures(folder: Path) -> pd.DataFrame:
-    """timestep -> the columns of FIGURES, nan where one was not logged."""
-    rows = {int(float(row["timestep"])): row for row in read_table(folder / "record" / POLICY)}
+def read_episodes(folder: Path) -> pd.DataFrame:
+    """The columns of NUMBERS: a row for every episode of every evaluation of a run so far. Raises UserError for a damaged table."""
+    path = folder / "record" / EPISODES
+    rows = read_table(path)
+    table = pd.DataFrame({name: pd.to_numeric([row.get(name, "") for row in rows], errors="coerce") for name in NUMBERS}, dtype=float)
+    whole = table[[name for name, kind in NUMBERS.items() if kind is int]].to_numpy()
+    # text that is no number is nan by now, and so is its fraction
+    bad = ~np.isfinite(table.to_numpy()).all(axis=1) | (whole % 1 != 0).any(axis=1) | (table["length"].to_numpy() < 1)
+    broken = np.flatnonzero(bad)
+    if len(broken):
+        raise UserError(f"line {broken[0] + 2} of {str(path)!r} is damaged")
+    return table.astype(NUMBERS)
+
+
+def _check_complete(episodes: pd.DataFrame, evaluations: Mapping[str, Any], folder: Path) -> None:
+    means = episodes.groupby("timestep", sort=False)["score"].mean()
+    if list(means.index) != evaluations["timestep"] or not np.allclose(means, evaluations["score"], rtol=1e-6):
+        raise UserError(f"{str(folder / 'record' / EPISODES)!r} is damaged: it does not have the evaluations that {RESULTS} has")
+
+
+def _about(facts: Mapping[str, Any], results: Mapping[str, Any] | None, folder: Path, label: str) -> dict[str, Any]:
+    """The columns that are the same in all of a run's rows."""
+    config = facts["config"]
+    try:
+        return {
+            "task": config["task"],
+            "label": label,
+            "algo": config["algo_name"],
+            "seed": config["seed"],
+            "dataset_mean": facts["dataset"]["mean_score"],
+            "source": facts["dataset"]["source"],
+            "config_hash": config_hash(config),
+            "dataset": facts["dataset"]["fingerprint"][:16],
+            "dynamics": ((results or {}).get("dynamics") or {}).get("id"),
+            "host": facts["host"]["name"],
+            "commit": facts["commit"],
+            "gamma": config["gamma"],
+            "finished": results is not None,
+        }
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{str(folder / FACTS)!r} does not say what a run's does") from None
+
+
+def _figures(folder: Path, episodes: pd.DataFrame, results: Mapping[str, Any] | None) -> pd.DataFrame:
+    """timestep -> the columns of FIGURES, nan where one was not logged. Raises UserError for a damaged table."""
+    path = folder / "record" / POLICY
+    try:
+        rows = {int(float(row["timestep"])): row for row in read_table(path)}
+    except (KeyError, ValueError, OverflowError):
+        raise UserError(f"{str(path)!r} is damaged: it has a row without a step") from None
+    if results is not None and len(episodes) and max(rows, default=0) < episodes["timestep"].max():
+        raise UserError(f"{str(path)!r} is damaged: it ends before the run's last evaluation")
     found = {name: [float(row[key]) if row.get(key) else np.nan for row in rows.values()] for name, key in FIGURES.items()}
     return pd.DataFrame(found, index=pd.Index(list(rows), dtype=int))
 
 
-def write_rows(runs: Iterable[tuple[Path, str]], out: Path) -> Path:
-    """Gather (run folder, contestant) pairs into out/rows.csv, which `pandas.read_csv` reads; atomically."""
-    path = out / ROWS
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+def write_rows(runs: Iterable[tuple[Path, str]], out: Path) -> dict[Path, str]:
+    """Gather (run folder, contestant) pairs into out/rows.csv, which `pandas.read_csv` reads; atomically.
+
+    Returns why the rows of a run are not in it, by its folder, of those that are damaged.
+    """
+    damaged = {}
+    with replacing(out / ROWS) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         file.write(",".join(COLUMNS) + "\n")
         for folder, label in runs:  # one at a time: together they may be millions
-            run_rows(folder, label).to_csv(file, header=False, index=False, lineterminator="\n")
-    return path
+            try:
+                rows = run_rows(folder, label)
+            except UserError as error:
+                damaged[folder] = str(error)
+                continue
+            rows.to_csv(file, header=False, index=False, lineterminator="\n")
+    return damaged

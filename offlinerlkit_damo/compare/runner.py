@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from offlinerlkit_damo.compare.plan import Job, Plan, jobs, plain
-from offlinerlkit_damo.compare.rows import write_rows
+from offlinerlkit_damo.compare.rows import read_episodes, write_rows
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import check_writable, sole_lock
-from offlinerlkit_damo.training.logs import EPISODES, read_table
+from offlinerlkit_damo.training.logs import EPISODES
 from offlinerlkit_damo.training.resume import changed_options
 from offlinerlkit_damo.training.run_folder import FACTS, is_finished, read_facts, run_parent
 from offlinerlkit_damo.training.stopping import StopRequest
@@ -38,6 +38,7 @@ class Status:
     step: int = 0
     first_step: int = 0  # at which this process found it
     score: float | None = None
+    damage: str | None = None  # why its rows are not in the comparison's table
     seen: tuple[int, int] | None = None  # time and size of its table when it was last read
 
     @property
@@ -58,11 +59,13 @@ class Status:
         if self.seen == (about.st_mtime_ns, about.st_size):
             return  # asked for twice a second, it grows with every evaluation
         self.seen = about.st_mtime_ns, about.st_size
-        rows = read_table(table)
-        if rows:
-            self.step = int(rows[-1]["timestep"])
-            last = [float(row["score"]) for row in rows if row["timestep"] == rows[-1]["timestep"]]
-            self.score = sum(last) / len(last)
+        try:
+            rows = read_episodes(self.folder)
+        except UserError:  # said where the rows are gathered
+            return
+        if len(rows):
+            self.step = int(rows["timestep"].iloc[-1])
+            self.score = float(rows["score"][rows["timestep"] == self.step].mean())
 
     def begin(self) -> None:
         """Note that its process has begun."""
@@ -175,9 +178,11 @@ def run_plan(plan: Plan, out: Path, executor: Executor, *, show: Callable[[Seque
     return every
 
 
-def gather(every: Sequence[Status], out: Path) -> Path:
-    """Write the table of all runs so far."""
-    return write_rows([(status.folder, status.job.label) for status in every if status.folder is not None], out)
+def gather(every: Sequence[Status], out: Path) -> None:
+    """Write the table of all runs so far, and note which ones cannot be in it."""
+    damaged = write_rows([(status.folder, status.job.label) for status in every if status.folder is not None], out)
+    for status in every:
+        status.damage = damaged.get(status.folder) if status.folder is not None else None
 
 
 def _locked(out: Path) -> AbstractContextManager[None]:

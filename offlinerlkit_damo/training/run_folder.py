@@ -106,6 +106,25 @@ def is_finished(folder: Path) -> bool:
     return (folder / RESULTS).exists()
 
 
+def read_results(folder: Path) -> dict[str, Any] | None:
+    """result/results.json of a run folder, None before the run's end. Raises UserError for a damaged one."""
+    path = folder / RESULTS
+    if not path.exists():
+        return None
+    try:
+        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        lengths = {len(results["evaluations"][name]) for name in ("timestep", "score")}
+    except OSError as error:
+        raise UserError(f"{str(path)!r} cannot be read ({error.strerror or error})") from None
+    except ValueError:
+        raise UserError(f"{str(path)!r} is cut off or no JSON") from None
+    except (KeyError, TypeError):
+        lengths = set()
+    if len(lengths) != 1:
+        raise UserError(f"{str(path)!r} is not that of a run: it has no evaluations")
+    return results
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a run's lock, which falls with the process, however that ends. Raises UserError if another process holds it."""

@@ -1,0 +1,134 @@
+"""The table of a comparison's episodes: what a run has, what is damaged in one, and what of it is said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from offlinerlkit_damo.__main__ import main
+from offlinerlkit_damo.compare import command
+from offlinerlkit_damo.compare.local import LocalProcesses
+from offlinerlkit_damo.compare.plan import Job, jobs, make_plan, plain
+from offlinerlkit_damo.compare.rows import COLUMNS, run_rows
+from offlinerlkit_damo.compare.runner import run_plan
+from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.report.scores import read_rows
+
+EPISODES = Path("record") / "evaluation_episodes.csv"
+POLICY = Path("record") / "policy_training_progress.csv"
+RESULTS = Path("result") / "results.json"
+STEPS = (10, 20, 30)
+OPTIONS = {"epoch": 3, "step_per_epoch": 10}
+
+
+def made_run(job: Job, *, finished: bool = True, **config: Any) -> Path:
+    """A folder as the job's run leaves it: three evaluations of two episodes, score step + episode."""
+    name = f"seed_{job.config.seed}&timestamp_26-0101-000000"
+    folder = Path(job.config.logdir) / job.config.task / job.config.algo_name / name
+    for part in ("record", "result"):
+        (folder / part).mkdir(parents=True)
+    facts = {
+        "config": {**plain(job.config), **config},
+        "dataset": {"mean_score": 3.5, "source": "generated", "fingerprint": "f" * 64},
+        "host": {"name": "standin", "version": "1", "commit": None},
+        "commit": "c",
+        "parts": [{"machine": "here", "started": "then", "ended": None, "exit": None}],
+    }
+    rows = "".join(f"{step},{episode},5.0,{step + episode}.0,7\n" for step in STEPS for episode in range(2))
+    (folder / EPISODES).write_text(f"timestep,episode,return,score,length\n{rows}")
+    (folder / POLICY).write_text("timestep,eval/seconds\n" + "".join(f"{step},{step / 10}\n" for step in STEPS))
+    (folder / "run.json").write_text(json.dumps(facts))
+    if finished:
+        evaluations = {"timestep": list(STEPS), "score": [step + 0.5 for step in STEPS]}
+        (folder / RESULTS).write_text(json.dumps({**facts, "dynamics": None, "evaluations": evaluations}))
+    return folder
+
+
+def two_runs(tmp_path: Path) -> list[Path]:
+    plan = make_plan(["hopper-random"], ["odice"], 2, OPTIONS)
+    return [made_run(job) for job in jobs(plan, tmp_path / "out")]
+
+
+def silent(every: object) -> None:
+    pass
+
+
+def test_a_run_has_a_row_for_every_episode(tmp_path: Path) -> None:
+    rows = run_rows(two_runs(tmp_path)[0], "plain")
+    assert list(rows.columns) == list(COLUMNS) and list(rows["timestep"]) == [10, 10, 20, 20, 30, 30]
+    assert list(rows["score"]) == [10, 11, 20, 21, 30, 31] and list(rows["seconds"]) == [1, 1, 2, 2, 3, 3]
+    assert set(rows["label"]) == {"plain"} and set(rows["algo"]) == {"odice"} and rows["finished"].all()
+
+
+def cut(folder: Path, name: Path) -> None:
+    text = (folder / name).read_text()
+    (folder / name).write_text(text[: len(text) // 2])
+
+
+def replace(name: Path, old: str, new: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new))
+
+    return damage
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "garbage": (replace(EPISODES, "20,1,", "\0\1garbage"), "evaluation_episodes.csv' is damaged: it does not have the evaluations"),
+    "empty": (lambda folder: (folder / EPISODES).write_text(""), "evaluation_episodes.csv' is damaged: it does not have the eval"),
+    "gone": (lambda folder: (folder / EPISODES).unlink(), "evaluation_episodes.csv' is damaged: it does not have the eval"),
+    "another score": (replace(EPISODES, "21.0,7", "22.0,7"), "evaluation_episodes.csv' is damaged: it does not have the eval"),
+    "half a step": (replace(EPISODES, "21.0,7", "21.0,20.5"), "line 5 of .*evaluation_episodes.csv' is damaged"),
+    "no number": (replace(EPISODES, "21.0,7", "nan,7"), "line 5 of .*evaluation_episodes.csv' is damaged"),
+    "no column": (replace(EPISODES, "length", "width"), "line 2 of .*evaluation_episodes.csv' is damaged"),
+    "progress cut": (lambda folder: cut(folder, POLICY), "policy_training_progress.csv' is damaged: it ends before"),
+    "progress without steps": (replace(POLICY, "timestep", "time"), "policy_training_progress.csv' is damaged: it has a row without"),
+    "results cut": (lambda folder: cut(folder, RESULTS), "results.json' is cut off or no JSON"),
+    "results without evaluations": (replace(RESULTS, "evaluations", "x"), "results.json' is not that of a run"),
+    "facts without dataset": (replace(Path("run.json"), '"dataset":', '"x":'), "run.json' does not say"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_run_is_named_and_left_out(kind: str, tmp_path: Path) -> None:
+    damaged, whole = two_runs(tmp_path)
+    damage, words = DAMAGES[kind]
+    damage(damaged)
+    with pytest.raises(UserError, match=words):
+        run_rows(damaged, "odice")
+    every = run_plan(make_plan(["hopper-random"], ["odice"], 2, OPTIONS), tmp_path / "out", LocalProcesses(1), show=silent)
+    assert [status.state for status in every] == ["finished"] * 2
+    assert every[0].damage is not None and str(damaged) in every[0].damage and every[1].damage is None
+    rows = pd.read_csv(tmp_path / "out" / "rows.csv")
+    assert set(rows["seed"]) == {2} and len(rows) == len(run_rows(whole, "odice"))
+
+
+def test_a_comparison_says_which_run_is_damaged_and_reports_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "write_report", lambda folders, out: f"report of {set(read_rows(folders)['seed'])}")
+    damaged, _ = two_runs(tmp_path)
+    cut(damaged, EPISODES)
+    flags = [word for name, value in OPTIONS.items() for word in ("--set", f"{name}={value}")]
+    with pytest.raises(SystemExit) as caught:
+        main(["compare", "--tasks", "hopper-random", "--algos", "odice", "--seeds", "2", *flags, "--out", str(tmp_path / "out")])
+    shown = capsys.readouterr()
+    assert caught.value.code == 1 and "report of {2}" in shown.out
+    assert "not in the tables: odice hopper-random seed 1" in shown.err and "makes this run anew" in shown.err
+
+
+def test_a_torn_end_is_nothing_in_a_run_that_goes_on(tmp_path: Path) -> None:
+    (job,) = jobs(make_plan(["hopper-random"], ["odice"], 1, OPTIONS), tmp_path / "out")
+    folder = made_run(job, finished=False)
+    (folder / EPISODES).write_text((folder / EPISODES).read_text()[:-4])
+    rows = run_rows(folder, "odice")
+    assert len(rows) == 5 and not rows["finished"].any()
+    (folder / EPISODES).unlink()
+    assert len(run_rows(folder, "odice")) == 0
