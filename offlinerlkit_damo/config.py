@@ -333,6 +333,12 @@ def with_younger(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**defaults, **record}
 
 
+def options_read(record: Mapping[str, Any]) -> dict[str, Any]:
+    """`with_younger` without the options that the run's algorithm does not read, whose values say nothing of it."""
+    found = with_younger(record)
+    return {name: value for name, value in found.items() if name not in options() or found["algo_name"] in readers(name)}
+
+
 @cache
 def option_types() -> dict[str, Any]:
     """Every option's annotated type by name."""

@@ -24,7 +24,7 @@ from offlinerlkit_damo.compare.local import TrainingProcess, run_flags
 from offlinerlkit_damo.compare.parcel import copy
 from offlinerlkit_damo.compare.plan import OWN, Job, plain
 from offlinerlkit_damo.compare.runner import find_run
-from offlinerlkit_damo.config import Config, options, read_yaml, with_younger
+from offlinerlkit_damo.config import Config, options, options_read, read_yaml
 from offlinerlkit_damo.errors import Stopped, UserError
 from offlinerlkit_damo.files import check_writable, save_json, save_yaml
 from offlinerlkit_damo.flags import Parser, add_config_flags, parse_config, run_command
@@ -111,7 +111,7 @@ def shared_options(config: Config, out: Path, trials: int) -> dict[str, Any]:
     shared = plain(with_absolute_paths(config))
     note = out / "options.json"
     now = {"trials": trials, **{name: value for name, value in shared.items() if name not in (*FREE, *SEARCHED)}}
-    if note.exists() and with_younger(json.loads(note.read_text(encoding="utf-8"))) != with_younger(now):
+    if note.exists() and options_read(json.loads(note.read_text(encoding="utf-8"))) != options_read(now):
         raise UserError(f"the sweep in {str(out)!r} has other options; name another folder with --out")
     save_json(now, note)
     return shared

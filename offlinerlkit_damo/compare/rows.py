@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from offlinerlkit_damo.config import with_younger
+from offlinerlkit_damo.config import options_read
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import replacing
 from offlinerlkit_damo.report.scores import ROWS
@@ -31,7 +31,7 @@ FIGURES = {"seconds": "eval/seconds", "q_data": "eval/q_data"}
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """Twelve hex digits of the options that decide a run's result, its seed left out."""
-    deciding = {name: value for name, value in with_younger(config).items() if name not in (*FREE, "seed", "dynamics_seed")}
+    deciding = {name: value for name, value in options_read(config).items() if name not in (*FREE, "seed", "dynamics_seed")}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:12]
 
 

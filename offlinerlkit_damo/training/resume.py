@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from offlinerlkit_damo.config import Config, alignment_by_number, with_younger
+from offlinerlkit_damo.config import Config, alignment_by_number, options_read, with_younger
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.training.checkpoint import LAST, read
 from offlinerlkit_damo.training.run_folder import FACTS, is_finished, read_facts
@@ -67,12 +67,13 @@ def open_run(path: Path, facts: Mapping[str, Any], *, force: bool) -> tuple[dict
 
 
 def changed_options(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The options that differ between two configurations as JSON has them, a line each; those of `FREE` do not count.
+    """The options that differ between two configurations as JSON has them, a line each; those of `FREE`, and those that neither one's
+    algorithm reads, do not count.
 
     An option that is not in one of them is younger than it, and had its default then.
     """
+    names = sorted({"algo_name", *options_read(before), *options_read(after)} - set(FREE))
     before, after = with_younger(before), with_younger(after)
-    names = sorted({*before, *after} - set(FREE))
     return [f"{name}: {before.get(name)} -> {after.get(name)}" for name in names if before.get(name) != after.get(name)]
 
 

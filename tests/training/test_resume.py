@@ -21,6 +21,7 @@ from test_scripts import write_hopper_file
 
 from offlinerlkit_damo import load_policy
 from offlinerlkit_damo.compare.plan import plain
+from offlinerlkit_damo.compare.rows import config_hash
 from offlinerlkit_damo.config import resolve
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.training import checkpoint as storage
@@ -217,6 +218,16 @@ def test_an_option_younger_than_the_run_had_its_default() -> None:
     before = {name: value for name, value in now.items() if name not in ("gamma", "tau", "hidden_dims")}
     assert changed_options(before, now) == ["gamma: 0.99 -> 0.9", "hidden_dims: [256, 256] -> [8]"]
     assert changed_options({**now, "gone": 3}, now) == ["gone: 3 -> None"]
+
+
+def test_an_option_of_another_algorithm_changes_nothing() -> None:
+    mopo, odice = ({**plain(resolve({"task": "hopper-medium"})), "algo_name": name} for name in ("mopo", "odice"))
+    other = {"odice_actor_weight": "residual"}
+    assert changed_options({**mopo, **other}, mopo) == [] and config_hash({**mopo, **other}) == config_hash(mopo)
+    assert changed_options({**odice, **other}, odice) == ["odice_actor_weight: residual -> ratio"]
+    assert config_hash({**odice, **other}) != config_hash(odice) != config_hash(mopo)
+    assert changed_options(mopo, odice) == ["algo_name: mopo -> odice"]
+    assert config_hash({**mopo, "penalty_coef": 1.0}) != config_hash(mopo)
 
 
 def test_another_model_needs_force_and_is_logged(stopped: Path, cache: Path) -> None:
