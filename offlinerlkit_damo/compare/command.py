@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import shutil
 import sys
 import time
@@ -58,13 +57,9 @@ def _run(plan: Plan, arguments: argparse.Namespace) -> None:
     failed = [status for status in every if status.state == "failed"]
     for status in failed:
         print(f"{_failure(status)}: {status.job.name}; its log is in {arguments.out / 'logs'}", file=sys.stderr)
-    damaged = [status for status in every if status.damage is not None]
-    for status in damaged:
-        again = f"without {shlex.quote(str(status.folder))}, the same command makes this run anew"
-        print(f"not in the tables: {status.job.name}: {status.damage}; {again}", file=sys.stderr)
     if any(status.folder is not None and status.step and status.damage is None for status in every):
         print(write_report([arguments.out], arguments.out))
-    if failed or damaged:
+    if failed or any(status.damage is not None for status in every):
         raise SystemExit(1)
 
 

@@ -20,6 +20,8 @@ OWN = ("task", "seed", "logdir", "algo_name", "dynamics_seed", "max_minutes")
 """Options that the plan itself sets."""
 SEEDS = 4
 """So many where a plan does not say."""
+FILE = "plan.yaml"
+"""A comparison's last plan, in its folder."""
 PARTS = ("tasks", "algos", "variants", "seeds", "options")
 
 
@@ -132,6 +134,16 @@ def write_plan(plan: Plan, path: Path) -> None:
         "tasks": list(plan.tasks), "algos": algos, "variants": variants, "seeds": list(plan.seeds), "options": dict(plan.options),
     }  # fmt: skip
     save_yaml(content, path)
+
+
+def keep_plan(plan: Plan, out: Path) -> None:
+    """Write the plan into its comparison's folder, where a file that means the same, with a person's own remarks perhaps, stays."""
+    try:
+        if read_plan(out / FILE) == plan:
+            return
+    except UserError:  # none yet, or none of this version
+        pass
+    write_plan(plan, out / FILE)
 
 
 def jobs(plan: Plan, out: Path) -> list[Job]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from offlinerlkit_damo.compare.plan import Job, Plan, jobs, plain
+from offlinerlkit_damo.compare.plan import Job, Plan, jobs, keep_plan, plain
 from offlinerlkit_damo.compare.rows import read_episodes, write_rows
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import check_writable, sole_lock
@@ -20,6 +22,8 @@ from offlinerlkit_damo.training.run_folder import FACTS, is_finished, read_facts
 from offlinerlkit_damo.training.stopping import StopRequest
 
 POLL = 0.5  # seconds
+INTERVAL = 60.0  # seconds between two gatherings of the rows of runs that go on
+SHARE = 0.02  # of the time, that gathering may take
 TRIES = 2
 LOSSES = 5  # of its machine, after which a run has failed as well
 Outcome = Literal["ended", "failed", "lost"]
@@ -133,8 +137,8 @@ def run_plan(plan: Plan, out: Path, executor: Executor, *, show: Callable[[Seque
     """Run what is not finished yet; returns where every job stands.
 
     A run that fails is tried once more, from its checkpoint. `show` is called with all jobs every now and then. Interrupted, it stops its
-    processes, which checkpoint first; the same call goes on from there. Rows are gathered after every run. Raises UserError if `out` holds
-    runs with other options, or belongs to another comparison that is going on.
+    processes, which checkpoint first; the same call goes on from there. Rows are gathered after every run, and about every minute. Raises
+    UserError if `out` holds runs with other options, or belongs to another comparison that is going on.
     """
     check_writable(out)
     (out / "logs").mkdir(parents=True, exist_ok=True)
@@ -144,8 +148,9 @@ def run_plan(plan: Plan, out: Path, executor: Executor, *, show: Callable[[Seque
             status.look()
             if status.folder is not None and is_finished(status.folder):
                 status.state = "finished"
+        keep_plan(plan, out)
+        table = Table(every, out)
         going: dict[str, tuple[Status, Attempt]] = {}
-        ended = False  # since the rows were gathered
         try:
             while going or any(status.state == "waiting" for status in every):
                 for status in every:
@@ -153,9 +158,7 @@ def run_plan(plan: Plan, out: Path, executor: Executor, *, show: Callable[[Seque
                         attempt = executor.start(status, every, out)
                         if attempt is not None:
                             going[status.job.name] = status, attempt
-                if ended:  # and others go on; the last time is below
-                    gather(every, out)
-                    ended = False
+                table.follow()
                 time.sleep(POLL)
                 for name, (status, attempt) in list(going.items()):
                     if attempt.began and status.state == "waiting":
@@ -165,7 +168,6 @@ def run_plan(plan: Plan, out: Path, executor: Executor, *, show: Callable[[Seque
                     if outcome is not None:
                         del going[name]
                         status.end(outcome)
-                        ended = True
                 show(every)
         finally:
             for _, attempt in going.values():
@@ -174,15 +176,49 @@ def run_plan(plan: Plan, out: Path, executor: Executor, *, show: Callable[[Seque
                 while attempt.poll() is None:
                     time.sleep(POLL)
                 status.look()
-            gather(every, out)
+            for folder, reason in table.gather().items():
+                again = f"without {shlex.quote(str(folder))}, the call that made this run makes it anew"
+                print(f"not in the tables: {reason}; {again}", file=sys.stderr)
     return every
 
 
-def gather(every: Sequence[Status], out: Path) -> None:
-    """Write the table of all runs so far, and note which ones cannot be in it."""
-    damaged = write_rows([(status.folder, status.job.label) for status in every if status.folder is not None], out)
-    for status in every:
-        status.damage = damaged.get(status.folder) if status.folder is not None else None
+class Table:
+    """The rows of all runs of a comparison: of the plan's, and of those that other plans have left in its folder."""
+
+    def __init__(self, every: Sequence[Status], out: Path) -> None:
+        self._every, self._out = every, out
+        self._next = 0.0
+        self._seen: Sequence[tuple[object, bool]] = []
+
+    def follow(self) -> None:
+        """Gather, if a run has ended, or had an evaluation and the last time is a while ago."""
+        seen = [(status.seen, status.state in ("finished", "failed")) for status in self._every]
+        ended = [end for _, end in seen] != [end for _, end in self._seen]
+        if ended or (seen != self._seen and time.monotonic() >= self._next):
+            self._seen, start = seen, time.monotonic()
+            self.gather()
+            end = time.monotonic()
+            self._next = end + max(INTERVAL, (end - start) / SHARE)
+
+    def gather(self) -> dict[Path, str]:
+        """Write the table; returns why a run is not in it, by its folder, and notes it of the plan's."""
+        ours = [(status.folder, status.job.label) for status in self._every if status.folder is not None]
+        damaged = write_rows([*ours, *other_runs([status.job for status in self._every], self._out)], self._out)
+        for status in self._every:
+            status.damage = damaged.get(status.folder) if status.folder is not None else None
+        return damaged
+
+
+def other_runs(planned: Sequence[Job], out: Path) -> list[tuple[Path, str]]:
+    """The runs in a comparison's folder that are none of the `planned` jobs', with their contestants' names."""
+    taken = {(run_parent(job.config).resolve(), f"seed_{job.config.seed}") for job in planned}
+    found = []
+    for facts in sorted((out / "runs").glob(f"*/**/seed_*/{FACTS}")):
+        key = facts.parent.parent.resolve(), facts.parent.name.partition("&")[0]
+        if key not in taken:
+            taken.add(key)
+            found.append((facts.parent, facts.relative_to(out / "runs").parts[0]))
+    return found
 
 
 def _locked(out: Path) -> AbstractContextManager[None]:

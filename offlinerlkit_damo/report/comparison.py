@@ -11,6 +11,7 @@ import pandas as pd
 from offlinerlkit_damo.files import check_writable, save_text
 from offlinerlkit_damo.report import page, pairs, panels, statistics
 from offlinerlkit_damo.report.looks import Look, looks
+from offlinerlkit_damo.report.planned import unmeasured
 from offlinerlkit_damo.report.scores import LAST, contestants, curves, read_rows, remarks, run_scores, score_table
 from offlinerlkit_damo.report.statistics import Interval, Scores
 from offlinerlkit_damo.report.tables import NONE, latex, markdown, published_tables, wide
@@ -47,7 +48,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     shown = wide(score_table(scores), means)
     matrices = complete_matrices(scores)
     differences, unpaired = pairs.paired_differences(rows, scores)
-    told = remarks(rows, scores) + left_out(rows, matrices) + unpaired
+    told = remarks(rows, scores) + unmeasured(folders, rows) + left_out(rows, matrices) + unpaired
     algos = {str(label): str(algo) for label, algo in scores.groupby("label", sort=False)["algo"].first().items()}
     theirs = published_tables([str(task) for task in shown["task"]], algos)
     about = "Published, not measured here, on D4RL's data" + ("." if rows["source"].eq("d4rl").all() else UNLIKE)

@@ -13,10 +13,11 @@ import pytest
 from offlinerlkit_damo.__main__ import main
 from offlinerlkit_damo.compare import command
 from offlinerlkit_damo.compare.local import LocalProcesses
-from offlinerlkit_damo.compare.plan import Job, jobs, make_plan, plain
+from offlinerlkit_damo.compare.plan import Job, jobs, keep_plan, make_plan, plain, read_plan
 from offlinerlkit_damo.compare.rows import COLUMNS, run_rows
 from offlinerlkit_damo.compare.runner import run_plan
 from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.report.planned import unmeasured
 from offlinerlkit_damo.report.scores import read_rows
 
 EPISODES = Path("record") / "evaluation_episodes.csv"
@@ -121,7 +122,7 @@ def test_a_comparison_says_which_run_is_damaged_and_reports_the_others(
         main(["compare", "--tasks", "hopper-random", "--algos", "odice", "--seeds", "2", *flags, "--out", str(tmp_path / "out")])
     shown = capsys.readouterr()
     assert caught.value.code == 1 and "report of {2}" in shown.out
-    assert "not in the tables: odice hopper-random seed 1" in shown.err and "makes this run anew" in shown.err
+    assert f"not in the tables: '{damaged}" in shown.err and "makes it anew" in shown.err
 
 
 def test_a_torn_end_is_nothing_in_a_run_that_goes_on(tmp_path: Path) -> None:
@@ -132,3 +133,41 @@ def test_a_torn_end_is_nothing_in_a_run_that_goes_on(tmp_path: Path) -> None:
     assert len(rows) == 5 and not rows["finished"].any()
     (folder / EPISODES).unlink()
     assert len(run_rows(folder, "odice")) == 0
+
+
+def test_a_smaller_plan_takes_nothing_out_of_the_table(tmp_path: Path) -> None:
+    two_runs(tmp_path)
+    for name in ("26-0202-000000", "25-0101-000000"):  # of a run there may be a second folder, which nothing reads
+        (job,) = jobs(make_plan(["hopper-random"], ["algaedice"], 1, OPTIONS), tmp_path / "out")
+        made_run(job).rename(Path(job.config.logdir) / "hopper-random" / "algaedice" / f"seed_1&timestamp_{name}")
+    run_plan(make_plan(["hopper-random"], ["odice"], [2], OPTIONS), tmp_path / "out", LocalProcesses(1), show=silent)
+    rows = pd.read_csv(tmp_path / "out" / "rows.csv")
+    runs = rows[["label", "seed"]].drop_duplicates()
+    assert [tuple(run) for run in runs.to_numpy()] == [("odice", 2), ("algaedice", 1), ("odice", 1)] and len(rows) == 18
+
+
+def test_a_folder_keeps_its_plan_and_its_remarks(tmp_path: Path) -> None:
+    plan = make_plan(["hopper-random"], ["odice"], [2], OPTIONS, {"slow": {"algo_name": "mopo", "actor_lr": 1e-5}})
+    keep_plan(plan, tmp_path)
+    assert read_plan(tmp_path / "plan.yaml") == plan
+    text = "# ours\n" + (tmp_path / "plan.yaml").read_text()
+    (tmp_path / "plan.yaml").write_text(text)
+    keep_plan(plan, tmp_path)
+    assert (tmp_path / "plan.yaml").read_text() == text
+    keep_plan(make_plan(["hopper-random"], ["odice"], 3, OPTIONS), tmp_path)
+    assert read_plan(tmp_path / "plan.yaml").seeds == (1, 2, 3)
+
+
+def test_the_report_says_what_was_planned_and_not_measured(tmp_path: Path) -> None:
+    two_runs(tmp_path)
+    out = tmp_path / "out"
+    run_plan(make_plan(["hopper-random"], ["odice"], 2, OPTIONS), out, LocalProcesses(1), show=silent)
+    rows = read_rows([out])
+    assert unmeasured([out], rows) == []
+    keep_plan(make_plan(["hopper-random"], ["odice", "mopo"], 3, OPTIONS), out)
+    told = ["planned, and without an evaluation so far: odice on hopper-random (seed 3), mopo on hopper-random (seed 1, 2, 3)"]
+    assert unmeasured([out], rows) == unmeasured([out / "rows.csv"], rows) == told
+    (out / "plan.yaml").write_text("seeds: 3")
+    assert "what was planned is not known: the plan" in unmeasured([out], rows)[0]
+    (out / "plan.yaml").unlink()
+    assert unmeasured([out], rows) == []
