@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from offlinerlkit_damo.compare.parcel import MODEL
 from offlinerlkit_damo.config import options_read
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import replacing
 from offlinerlkit_damo.report.scores import ROWS
+from offlinerlkit_damo.training.dynamics_store import read_model_facts
 from offlinerlkit_damo.training.logs import EPISODES, POLICY, read_table
 from offlinerlkit_damo.training.resume import FREE
 from offlinerlkit_damo.training.run_folder import FACTS, RESULTS, read_facts, read_results
 
 COLUMNS = (
     "task", "label", "algo", "seed", "timestep", "episode", "return", "score", "length", "dataset_mean", "source", "config_hash", "dataset",
-    "dynamics", "host", "commit", "seconds", "q_data", "gamma", "finished",
+    "dynamics", "host", "machine", "commit", "seconds", "q_data", "gamma", "finished",
 )  # fmt: skip
 NUMBERS = {"timestep": int, "episode": int, "return": float, "score": float, "length": int}
 """The columns of a run's own table."""
@@ -82,14 +84,22 @@ def _about(facts: Mapping[str, Any], results: Mapping[str, Any] | None, folder: 
             "source": facts["dataset"]["source"],
             "config_hash": config_hash(config),
             "dataset": facts["dataset"]["fingerprint"][:16],
-            "dynamics": ((results or {}).get("dynamics") or {}).get("id"),
+            "dynamics": _model_id(results, folder),
             "host": facts["host"]["name"],
+            "machine": facts["parts"][-1]["machine"] if facts.get("parts") else None,
             "commit": facts["commit"],
             "gamma": config["gamma"],
             "finished": results is not None,
         }
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{str(folder / FACTS)!r} does not say what a run's does") from None
+
+
+def _model_id(results: Mapping[str, Any] | None, folder: Path) -> str | None:
+    """Which dynamics model the run has; None for one that has none, none yet, or one without a name."""
+    model = folder / MODEL
+    facts: Mapping[str, Any] = results.get("dynamics") or {} if results is not None else read_model_facts(model) if model.is_dir() else {}
+    return facts.get("id")
 
 
 def _figures(folder: Path, episodes: pd.DataFrame, results: Mapping[str, Any] | None) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ import pandas as pd
 import pytest
 
 from offlinerlkit_damo.__main__ import main
-from offlinerlkit_damo.compare import command
+from offlinerlkit_damo.compare import command, runner
 from offlinerlkit_damo.compare.local import LocalProcesses
 from offlinerlkit_damo.compare.plan import Job, jobs, keep_plan, make_plan, plain, read_plan
 from offlinerlkit_damo.compare.rows import COLUMNS, run_rows
-from offlinerlkit_damo.compare.runner import run_plan
+from offlinerlkit_damo.compare.runner import Status, Table, run_plan
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.planned import unmeasured
 from offlinerlkit_damo.report.scores import read_rows
@@ -64,6 +65,7 @@ def test_a_run_has_a_row_for_every_episode(tmp_path: Path) -> None:
     assert list(rows.columns) == list(COLUMNS) and list(rows["timestep"]) == [10, 10, 20, 20, 30, 30]
     assert list(rows["score"]) == [10, 11, 20, 21, 30, 31] and list(rows["seconds"]) == [1, 1, 2, 2, 3, 3]
     assert set(rows["label"]) == {"plain"} and set(rows["algo"]) == {"odice"} and rows["finished"].all()
+    assert set(rows["host"]) == {"standin"} and set(rows["machine"]) == {"here"} and rows["dynamics"].isna().all()
 
 
 def cut(folder: Path, name: Path) -> None:
@@ -131,6 +133,10 @@ def test_a_torn_end_is_nothing_in_a_run_that_goes_on(tmp_path: Path) -> None:
     (folder / EPISODES).write_text((folder / EPISODES).read_text()[:-4])
     rows = run_rows(folder, "odice")
     assert len(rows) == 5 and not rows["finished"].any()
+    assert rows["dynamics"].isna().all()
+    (folder / "checkpoint" / "dynamics").mkdir(parents=True)
+    (folder / "checkpoint" / "dynamics" / "facts.json").write_text('{"id": "m1"}')
+    assert set(run_rows(folder, "odice")["dynamics"]) == {"m1"}
     (folder / EPISODES).unlink()
     assert len(run_rows(folder, "odice")) == 0
 
@@ -171,3 +177,24 @@ def test_the_report_says_what_was_planned_and_not_measured(tmp_path: Path) -> No
     assert "what was planned is not known: the plan" in unmeasured([out], rows)[0]
     (out / "plan.yaml").unlink()
     assert unmeasured([out], rows) == []
+
+
+def test_the_table_follows_runs_that_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gathered: list[int] = []
+    monkeypatch.setattr(runner, "write_rows", lambda runs, out: gathered.append(len(list(runs))) or {})
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    every = [Status(job, folder=tmp_path) for job in jobs(make_plan(["hopper-random"], ["odice"], 2, OPTIONS), tmp_path)]
+    table = Table(every, tmp_path)
+    for change, seconds, times in (
+        (lambda: None, 0, 1),  # at its start, for what was there before
+        (lambda: None, 100, 1),
+        (lambda: setattr(every[0], "seen", (1, 1)), 0, 2),
+        (lambda: setattr(every[0], "seen", (1, 2)), 10, 2),
+        (lambda: None, 51, 3),
+        (lambda: setattr(every[1], "state", "finished"), 1, 4),
+    ):
+        now += seconds
+        change()
+        table.follow()
+        assert len(gathered) == times
