@@ -272,7 +272,7 @@ class Config:
         if self.algo_name == "optidice" and self.optidice.optidice_warmup_steps >= self.epoch * self.step_per_epoch:
             raise UserError(
                 f"optidice_warmup_steps is {self.optidice.optidice_warmup_steps} and the run has "
-                f"{self.epoch * self.step_per_epoch} steps: the actor would never learn; lower --optidice-warmup-steps or train for longer"
+                f"{self.epoch * self.step_per_epoch} steps: the actor would never learn; lower optidice_warmup_steps or train for longer"
             )
         if self.algo_name in MODEL_BASED and int(self.batch_size * self.real_ratio) < 1:
             raise UserError(f"batch_size {self.batch_size} times real_ratio {self.real_ratio} leaves no real sample; raise one of them")

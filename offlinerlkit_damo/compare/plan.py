@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from offlinerlkit_damo.config import ALGORITHMS, MODEL_BASED, Config, options, read_yaml, readers, resolve
+from offlinerlkit_damo.config import ALGORITHMS, MODEL_BASED, Config, coerce, options, read_yaml, readers, resolve
 from offlinerlkit_damo.errors import UserError, unknown
 from offlinerlkit_damo.files import save_yaml
 from offlinerlkit_damo.training.dynamics import SETTINGS
@@ -89,6 +89,8 @@ def make_plan(
                 raise unknown("option", name, options())
             if name in OWN and not (name == "algo_name" and values is not given):
                 raise UserError(f"{name} is the plan's own; it cannot be among the options")
+        if coerce("no_eval", values.get("no_eval", False)):
+            raise UserError("a comparison compares evaluations; leave no_eval out")
     return Plan(tuple(_tasks(tasks)), contestants, numbers, dict(given))
 
 
@@ -147,7 +149,10 @@ def keep_plan(plan: Plan, out: Path) -> None:
 
 
 def jobs(plan: Plan, out: Path) -> list[Job]:
-    """The plan's runs in the order of their start: neighbours differ in task or seed, so that none waits for another's dynamics model."""
+    """The plan's runs in the order of their start: neighbours differ in task or seed, so that none waits for another's dynamics model.
+
+    Raises UserError, naming the contestant, for options that do not go together.
+    """
     found = []
     for label, own in plan.contestants.items():
         algo = str(own["algo_name"])
@@ -157,8 +162,12 @@ def jobs(plan: Plan, out: Path) -> list[Job]:
                 ours: dict[str, Any] = {"task": task, "seed": seed, "logdir": str(out / "runs" / label)}
                 if algo in MODEL_BASED:
                     ours["dynamics_seed"] = seed
+                try:
+                    config = resolve({**shared, **own, **ours})
+                except UserError as error:
+                    raise UserError(f"{label} on {task}: {error} (a comparison's options: --set NAME=VALUE, or in its --plan)") from None
                 # a run's own record of its options has its paths absolute
-                found.append(Job(label, with_absolute_paths(resolve({**shared, **own, **ours}))))
+                found.append(Job(label, with_absolute_paths(config)))
     return found
 
 

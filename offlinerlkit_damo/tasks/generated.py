@@ -142,7 +142,7 @@ def _play(
     rewards = np.empty(size, np.float32)
     terminals, timeouts = np.zeros(size, bool), np.zeros(size, bool)
     rng = np.random.default_rng(seed)
-    simulator = make_simulator(str(task.env_id))
+    simulator = make_simulator(ROBOTS[_robot(task)].env_id)  # a run that is not evaluated has a task without one
     simulator.reset(seed=seed)  # the resets that follow continue from this seed
     obs, player, going = np.empty(0, np.float32), 0, False
     for row in tqdm(range(size), desc=f"generating {task.name}", unit="step", disable=not progress, mininterval=0.5):

@@ -47,6 +47,8 @@ def test_a_plan_is_every_contestant_on_every_task_with_every_seed(tmp_path: Path
         ({"seeds": 0}, "at least one algorithm and one seed"),
         ({"seeds": [1, 1]}, "no seed twice"),
         ({"given": {"epohc": 3}}, "unknown option 'epohc'; did you mean epoch"),
+        ({"given": {"no_eval": True}}, "compares evaluations; leave no_eval out"),
+        ({"variants": {"x": {"algo_name": "mopo", "no_eval": "true"}}}, "compares evaluations; leave no_eval out"),
         ({"given": {"seed": 3}}, "seed is the plan's own"),
         ({"variants": {"x": {"actor_lr": 1}}}, "'x' needs an algo_name"),
         ({"variants": {"a/b": {"algo_name": "mopo"}}}, "'a/b' names a folder"),
@@ -57,6 +59,14 @@ def test_a_plan_is_every_contestant_on_every_task_with_every_seed(tmp_path: Path
 def test_what_cannot_be_run_is_one_sentence(change: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         make_plan(**{"tasks": ["hopper-medium"], "algos": ["damo"], "seeds": 1, "given": {}, **change})
+
+
+def test_options_that_do_not_go_together_name_the_contestant(tmp_path: Path) -> None:
+    plan = make_plan(["hopper-medium"], ["damo", "optidice"], 1, {"epoch": 100})
+    with pytest.raises(UserError, match=r"^optidice on hopper-medium: optidice_warmup_steps is 500000 and .* \(.*--set NAME=VALUE"):
+        jobs(plan, tmp_path)
+    plan = make_plan(["hopper-medium"], ["damo", "optidice"], 1, {"epoch": 100, "optidice_warmup_steps": 50_000})
+    assert {job.label for job in jobs(plan, tmp_path)} == {"damo", "optidice"}
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ import mujoco
 import numpy as np
 import pytest
 
+from offlinerlkit_damo.config import resolve
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.tasks import generated, load_dataset, make_dataset, resolve_dataset
+from offlinerlkit_damo.tasks import config_task, generated, load_dataset, make_dataset, resolve_dataset
 from offlinerlkit_damo.tasks.snapshots import Actor, load_behaviour
 
 KEYS = {"observations", "actions", "next_observations", "rewards", "terminals", "timeouts"}
@@ -45,6 +46,12 @@ def test_every_recipe_gives_a_valid_d4rl_file(cache: Path, snapshots: Path, qual
     same = (rows["next_observations"][:-1] == rows["observations"][1:]).all(1)
     np.testing.assert_array_equal(same, ~ends[:-1])  # a chain breaks where an episode ends and nowhere else
     assert load_dataset(path).report.dropped == {}
+
+
+def test_a_run_that_is_not_evaluated_can_make_its_data(cache: Path) -> None:
+    task = config_task(resolve({"task": "hopper-random", "no_eval": True}))
+    assert task.env_id is None and len(resolve_dataset(task, size=60, progress=False).rewards) > 50
+    assert list((cache / "datasets" / "generated").glob("hopper-random-60-seed0.hdf5"))
 
 
 def test_attributes_tell_how_the_file_was_made(cache: Path, snapshots: Path) -> None:
