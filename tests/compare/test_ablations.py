@@ -30,6 +30,7 @@ def test_the_studies_cover_what_they_say() -> None:
         return {(job.config.damo.__dict__ | job.config.flat())[name] for job in jobs(plan, Path("out"))}
 
     assert values("divergences", "divergence") == values("divergences-full", "divergence") == set(DIVERGENCES)
+    assert values("divergences", "divergence_k") == values("divergences-full", "divergence_k") == {0, 1, 2}
     assert values("gradient", "grad_mode") == set(options()["grad_mode"].metadata["choices"])
     assert values("initial-states", "init_states") == {"dataset", "episode_start"}
     assert values("ratio", "ratio_mode") == {"model", "mixture"}
