@@ -39,20 +39,27 @@ TITLES = {
 }
 
 
-def add_config_flags(parser: argparse.ArgumentParser, algo_name: str | None = None) -> None:
+def listed(text: str) -> list[str]:
+    """The parts of a flag's value "a, b"."""
+    return [part.strip() for part in text.split(",")]
+
+
+def add_config_flags(parser: argparse.ArgumentParser, algo_name: str | None = None, hidden: Sequence[str] = ()) -> None:
     """One flag per option; flags not given leave the configuration's layers alone.
 
-    With `algo_name`, a script's algorithm, the help leaves out what that algorithm does not read.
+    With `algo_name`, a script's algorithm, the help leaves out what that algorithm does not read; and it leaves out the flags that are
+    `hidden`, which the script refuses.
     """
     note = "Defaults in brackets; the preset's and the task's values of configs/<algo>.yaml come on top of them."
     run = parser.add_argument_group("run (OfflineRL-Kit's flags and this package's)", note)
     sections = {name: section for section in SECTIONS for name in names_of(section)}
-    shown_names = {name for name in options() if algo_name is None or algo_name in readers(name)}
+    shown_names = {name for name in options() if name not in hidden and (algo_name is None or algo_name in readers(name))}
     groups = {section: parser.add_argument_group(TITLES[section]) for section in SECTIONS if shown_names & set(names_of(section))}
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of options; flags override it")
     resume = "continue the interrupted run in this folder, or from this checkpoint of it, with its own options"
-    parser.add_argument("--resume", type=Path, metavar="RUN", help=resume)
-    parser.add_argument("--force", action="store_true", help="continue it even if options, data, model, host or versions have changed")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help=argparse.SUPPRESS if "resume" in hidden else resume)
+    force = "continue it even if options, data, model, host or versions have changed"
+    parser.add_argument("--force", action="store_true", help=argparse.SUPPRESS if "force" in hidden else force)
     for name, field in options().items():
         several = str(option_types()[name]).startswith("tuple")
         default: Any = field.default

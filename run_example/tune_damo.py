@@ -33,6 +33,7 @@ from offlinerlkit_damo.training.checkpoint import LAST
 from offlinerlkit_damo.training.logs import EPISODES, read_table
 from offlinerlkit_damo.training.resume import FREE
 from offlinerlkit_damo.training.run import with_absolute_paths
+from offlinerlkit_damo.training.run_folder import is_finished
 
 try:
     from ray import tune
@@ -42,6 +43,7 @@ except ImportError as error:
     raise ImportError('tune_damo.py needs Ray Tune, which is missing; run: pip install "offlinerlkit-damo[tune]"') from error
 
 SEARCHED = ("damo_alpha", "rollout_length", "actor_lr")
+REFUSED = ("resume", "force", "no_eval")
 INTERVAL = 2.0  # seconds between two looks at a trial's run
 FRESH_SEEDS = 4  # of the comparison in which the best trial is to prove itself
 
@@ -61,6 +63,9 @@ def trial(sampled: Mapping[str, Any], shared: Mapping[str, Any]) -> None:
         with saved.as_directory() as path:
             copy(Path(path), folder)
         told = len(evaluations(folder))
+        if is_finished(folder):  # ended after its last report: there is nothing to go on with
+            shutil.rmtree(place)
+            return
     outcome = None
     flags = run_flags(config, folder, options=place / "options.yaml")
     with going(TrainingProcess(flags, threads=config.threads, log=place / "log"), place) as process:
@@ -163,7 +168,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("tune"), help="folder for all; a second call goes on [tune]")
     parser.add_argument("--ray-address", metavar="ADDRESS", help="cluster to use, whose machines share --out [this machine]")
     parser.add_argument("--gpu-share", type=float, default=1.0, metavar="X", help="what a trial with --device cuda takes of a GPU [1]")
-    add_config_flags(parser, "damo")
+    add_config_flags(parser, "damo", hidden=(*SEARCHED, *REFUSED))
     arguments = parser.parse_args(argv)
     given = {**(read_yaml(arguments.config) if arguments.config else {}), **{n: v for n, v in vars(arguments).items() if n in options()}}
     for name in SEARCHED:

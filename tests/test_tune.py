@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import shlex
+import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_scripts import SCRIPTS, run_script
 
-from offlinerlkit_damo.compare.plan import jobs, read_plan
+from offlinerlkit_damo.compare.plan import jobs, plain, read_plan
 from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.flags import Parser, add_config_flags, parse_config
 
 pytest.importorskip("ray.tune")
 
@@ -60,3 +64,47 @@ def test_what_a_sweep_cannot_take_is_one_sentence(flags: str, words: str, tmp_pa
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=words):
         runpy.run_path(str(SCRIPTS / "tune_damo.py"))["main"](shlex.split(flags))
+
+
+def test_the_help_has_no_flag_that_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(SCRIPTS / "tune_damo.py"))["main"](["--help"])
+    shown = set(re.findall(r"^  (--[a-z-]+)", capsys.readouterr().out, re.MULTILINE))
+    refused = {"--damo-alpha", "--rollout-length", "--actor-lr", "--resume", "--force", "--no-eval"}
+    assert {"--critic-lr", "--config", "--epoch", "--trials"} < shown and not refused & shown
+
+
+def test_a_killed_trial_goes_on_from_its_last_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray kills within a report; the next call has the folder that was reported last, and reports what comes after it."""
+    script = runpy.run_path(str(SCRIPTS / "tune_damo.py"))
+    trial, tune = script["trial"], script["tune"]
+    monkeypatch.setitem(trial.__globals__, "INTERVAL", 0.05)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("OFFLINERLKIT_DAMO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(SCRIPTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    saved, epochs = tmp_path / "saved", []
+
+    def report(metrics: dict[str, float], checkpoint: Any) -> None:
+        epochs.append(metrics["epoch"])
+        if checkpoint is not None:
+            first = not saved.exists()
+            shutil.rmtree(saved, ignore_errors=True)
+            shutil.copytree(checkpoint.path, saved)
+            if first:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(tune, "report", report)
+    monkeypatch.setattr(tune, "get_checkpoint", lambda: tune.Checkpoint.from_directory(str(saved)) if saved.exists() else None)
+    parser = Parser()
+    add_config_flags(parser, "damo")
+    shared = plain(parse_config(parser.parse_args([*FLAGS, "--epoch", "60"]), algo_name="damo"))
+    drawn = {"damo_alpha": 1.5, "rollout_length": 1, "actor_lr": 1e-4}
+    with pytest.raises(KeyboardInterrupt):
+        trial(drawn, shared)
+    assert 0 < len(epochs) < 60
+    trial(drawn, shared)
+    assert epochs == list(range(1, 61))
+    (saved / "result").mkdir(exist_ok=True)
+    (saved / "result" / "results.json").write_text("{}")
+    trial(drawn, shared)
+    assert len(epochs) == 60 and not list(tmp_path.glob("tune-damo-*"))
