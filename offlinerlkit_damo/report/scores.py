@@ -14,6 +14,7 @@ from offlinerlkit_damo.errors import UserError
 ROWS = "rows.csv"  # a comparison's table, in its folder
 LAST = 10
 NUMBERS = ("seed", "timestep", "episode", "return", "score", "length")
+WHOLE = ("seed", "timestep", "episode", "length")
 NEEDED = ("task", "label", "algo", "config_hash", "dataset", "finished", *NUMBERS)
 OPTIONAL = ("dataset_mean", "source", "dynamics", "host", "commit", "seconds", "q_data", "gamma")
 TEXTS = ("task", "label", "algo", "config_hash", "dataset", "source", "dynamics", "host", "commit")
@@ -37,10 +38,15 @@ def read_rows(paths: Sequence[Path]) -> pd.DataFrame:
         missing = [name for name in NEEDED if name not in table]
         if missing:
             raise UserError(f"{str(file)!r} lacks the columns {', '.join(missing)}; run `compare` again to have it gathered anew")
-        for name in (*NUMBERS, *((set(OPTIONAL) - set(TEXTS)) & set(table))):
+        figures = [name for name in OPTIONAL if name in table and name not in TEXTS]
+        given = table[figures].notna()
+        for name in (*NUMBERS, *figures):
             table[name] = pd.to_numeric(table[name], errors="coerce")
+        # seconds and the like may be missing, but not be words; there is no half a seed
+        odd = (given & table[figures].isna()).any(axis=1) | (table[list(WHOLE)] % 1 != 0).any(axis=1) | (table["length"] < 1)
         known = table["finished"].astype(str).isin(("True", "False"))
-        broken = np.flatnonzero(table[list(NEEDED)].isin((np.inf, -np.inf)).any(axis=1) | table[list(NEEDED)].isna().any(axis=1) | ~known)
+        needed = table[list(NEEDED)]
+        broken = np.flatnonzero(needed.isin((np.inf, -np.inf)).any(axis=1) | needed.isna().any(axis=1) | ~known | odd)
         if len(broken):
             raise UserError(
                 f"{str(file)!r} has {len(broken)} broken rows, the first in line {broken[0] + 2}; run `compare` again to have them anew"

@@ -212,6 +212,16 @@ def test_names_that_look_like_numbers_or_gaps_stay_what_they_are(tmp_path: Path)
     assert {(row.dynamics, row.commit) for row in read_rows([folder]).itertuples()} == {("1234e56789012345", "0123456789ab")}
 
 
+@pytest.mark.parametrize(("column", "value"), [("seed", 1.5), ("length", 0), ("episode", 0.5), ("seconds", "long"), ("gamma", "x")])
+def test_what_no_run_can_have_is_broken(column: str, value: object, tmp_path: Path) -> None:
+    folder = rows_of(tmp_path)
+    table = pd.read_csv(folder / "rows.csv").astype({column: object})
+    table.loc[3, column] = value
+    table.to_csv(folder / "rows.csv", index=False)
+    with pytest.raises(UserError, match="1 broken rows, the first in line 5"):
+        read_rows([folder])
+
+
 def test_broken_tables_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no rows\.csv"):
         read_rows([tmp_path])
