@@ -11,7 +11,7 @@ from pathlib import Path
 from offlinerlkit_damo.analysis.settings import Settings
 from offlinerlkit_damo.data_command import add_data_flags
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.flags import Parser, add_config_flags, parse_config, run_command, train_and_report, train_fleet_and_report
+from offlinerlkit_damo.flags import Parser, add_config_flags, listed, parse_config, run_command, train_and_report, train_fleet_and_report
 
 ABOUT = "DAMO (arXiv 2502.00850) and other offline algorithms on OfflineRL-Kit. `COMMAND --help` has a command's flags."
 HOST_VARIABLE = "OFFLINERLKIT_DAMO_HOST"  # kit.host's, which cannot be imported before it is set
@@ -114,7 +114,7 @@ def _plot(arguments: argparse.Namespace) -> None:
     from offlinerlkit_damo.report.plot import draw_figures
     from offlinerlkit_damo.report.results import SCORE
 
-    chosen = draw_figures(arguments.runs, arguments.out, (arguments.keys or SCORE).split(","))
+    chosen = draw_figures(arguments.runs, arguments.out, listed(arguments.keys or SCORE))
     print(f"{arguments.out}: {', '.join(chosen)}")
 
 
@@ -146,11 +146,19 @@ def _patch(arguments: argparse.Namespace) -> None:
         print(f"an installed copy of the kit stays as it is; to use this one: pip install --no-deps --editable {arguments.path}")
 
 
+def _seeds(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        remedy = "chosen ones stand in `compare --plan`, as seeds: [3, 5]"
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seeds; {remedy}") from None
+
+
 def _add_plan_flags(command: argparse.ArgumentParser, *, tasks: str | None, out: str) -> None:
     """Which runs a plan has, and how and where they run; with the default `tasks` and folder."""
     text = "tasks, with * for several: hopper-*,halfcheetah-random" + (f" [{tasks}]" if tasks else "")
     command.add_argument("--tasks", metavar="T,T", default=tasks, help=text)
-    command.add_argument("--seeds", type=int, metavar="N", help="seeds 1 to N of each [4]")
+    command.add_argument("--seeds", type=_seeds, metavar="N", help="seeds 1 to N of each [4]")
     command.add_argument("--set", action="append", metavar="OPTION=VALUE", help="an option of train, for all that read it; repeatable")
     command.add_argument("--out", type=Path, default=Path(out), metavar="DIR", help=f"folder for all; a second call goes on [{out}]")
     command.add_argument("--jobs", type=int, metavar="N", help="processes at once [the machine's cores; a fleet 1; with Ray all that fit]")

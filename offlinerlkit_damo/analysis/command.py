@@ -18,6 +18,7 @@ from offlinerlkit_damo.analysis.settings import Settings
 from offlinerlkit_damo.analysis.values import draw_values
 from offlinerlkit_damo.errors import UserError, unknown
 from offlinerlkit_damo.files import check_writable
+from offlinerlkit_damo.flags import listed
 from offlinerlkit_damo.tasks import OfflineDataset
 
 FROM_LOGS: dict[str, Callable[[Sequence[Run]], Drawn]] = {"curves": draw_curves, "alpha": draw_alpha}
@@ -31,7 +32,7 @@ NAMES = (*FROM_LOGS, *FROM_NETWORKS)
 
 def figures(arguments: argparse.Namespace) -> None:
     """Run the command. Of figures asked for by name nothing may be missing; otherwise a figure or a run is left out, with its reason."""
-    chosen = NAMES if arguments.only is None else tuple(dict.fromkeys(arguments.only.split(",")))
+    chosen = NAMES if arguments.only is None else tuple(dict.fromkeys(listed(arguments.only)))
     for name in chosen:
         if name not in NAMES:
             raise unknown("figure", name, NAMES)

@@ -28,6 +28,7 @@ from offlinerlkit_damo.config import Config
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.tasks import config_task, make_dataset
 from offlinerlkit_damo.tasks.cache import CACHE_VARIABLE
+from offlinerlkit_damo.tasks.generated import is_made
 from offlinerlkit_damo.training.dynamics_store import FACTS, adopt_model, read_model_facts
 
 try:
@@ -216,6 +217,8 @@ class RayCluster:
         task = config_task(config)
         if config.data is not None or task.source != "generated":
             return None
+        if not is_made(task, size=config.data_size, seed=config.data_seed):
+            print(f"making the dataset of {task.name} here first, which its runs take along", file=sys.stderr)
         path = make_dataset(task, size=config.data_size, seed=config.data_seed)
         if path not in self._datasets:
             name = path.relative_to(path.parents[2]).as_posix()

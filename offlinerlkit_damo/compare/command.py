@@ -15,14 +15,14 @@ from typing import Any
 import yaml
 
 from offlinerlkit_damo.compare.ablations import ablation_plan, described
-from offlinerlkit_damo.compare.estimate import Cost, estimate
 from offlinerlkit_damo.compare.fleets import LocalFleets
+from offlinerlkit_damo.compare.forecast import clock, dry_run
 from offlinerlkit_damo.compare.local import LocalProcesses
-from offlinerlkit_damo.compare.plan import SEEDS, Plan, jobs, make_plan, model_key, read_plan, write_plan
-from offlinerlkit_damo.compare.runner import TRIES, Executor, Status, find_run, run_plan
+from offlinerlkit_damo.compare.plan import SEEDS, Plan, make_plan, read_plan, write_plan
+from offlinerlkit_damo.compare.runner import TRIES, Executor, Status, log_path, run_plan
 from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.flags import listed
 from offlinerlkit_damo.report.comparison import write_report
-from offlinerlkit_damo.training.run_folder import is_finished
 
 QUIET_INTERVAL = 60.0  # seconds between lines where there is no terminal
 TABLE_INTERVAL = 2.0
@@ -38,7 +38,7 @@ def ablate(arguments: argparse.Namespace) -> None:
     if arguments.list:
         print(described())
         return
-    plan = ablation_plan(arguments.studies, arguments.tasks.split(","), _seeds(arguments), _options(arguments))
+    plan = ablation_plan(arguments.studies, listed(arguments.tasks), _seeds(arguments), _options(arguments))
     if arguments.write is not None:
         write_plan(plan, arguments.write)
         print(f"{arguments.write}: a plan, to be edited and given to `compare --plan`")
@@ -50,13 +50,14 @@ def _run(plan: Plan, arguments: argparse.Namespace) -> None:
     if arguments.jobs is not None and arguments.jobs < 1:
         raise UserError(f"--jobs {arguments.jobs} is not positive")
     if arguments.dry_run:
-        _dry_run(plan, arguments.out, arguments.jobs or os.cpu_count() or 1)
+        dry_run(plan, arguments.out, arguments.jobs or os.cpu_count() or 1)
         return
     with executor(arguments) as chosen:
         every = run_plan(plan, arguments.out, chosen, show=Display())
     failed = [status for status in every if status.state == "failed"]
     for status in failed:
-        print(f"{_failure(status)}: {status.job.name}; its log is in {arguments.out / 'logs'}", file=sys.stderr)
+        log = log_path(status.job, arguments.out)
+        print(f"{_failure(status)}: {status.job.name}: {_last_line(log)} ({log})", file=sys.stderr)
     if any(status.folder is not None and status.step and status.damage is None for status in every):
         print(write_report([arguments.out], arguments.out))
     if failed or any(status.damage is not None for status in every):
@@ -99,41 +100,12 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         return read_plan(arguments.plan)
     if not arguments.tasks:
         raise UserError("name the tasks with --tasks, or give a --plan")
-    tasks, algos = (text.split(",") for text in (arguments.tasks, arguments.algos or "damo,mopo"))
+    tasks, algos = (listed(text) for text in (arguments.tasks, arguments.algos or "damo,mopo"))
     return make_plan(tasks, algos, _seeds(arguments), _options(arguments))
 
 
 def _seeds(arguments: argparse.Namespace) -> int:
     return SEEDS if arguments.seeds is None else int(arguments.seeds)
-
-
-def _dry_run(plan: Plan, out: Path, at_once: int) -> None:
-    """Print what would be run and how long it would take here; runs nothing."""
-    costs: dict[tuple[str, str], Cost] = {}
-    models: set[Any] = {None}  # those that an earlier run has trained, and that of a run without
-    times: list[float] = []
-    every = jobs(plan, out)
-    for job in every:
-        folder, model = find_run(job), model_key(job.config)
-        if folder is not None and is_finished(folder):
-            models.add(model)
-            print(f"{job.name:50s} finished")
-            continue
-        key = (job.label, job.config.task)
-        if key not in costs:
-            costs[key] = estimate(job.config, job.config.data_size)
-        seconds = costs[key].training + (0.0 if model in models else costs[key].dynamics)
-        models.add(model)
-        times.append(seconds)
-        print(f"{job.name:50s} {_clock(seconds)}")
-    at_once = min(at_once, len(times))
-    about = f"about {_clock(sum(times) / at_once)} with {at_once} at once, evaluations not counted" if times else "all finished"
-    print(f"{len(every)} runs, {about}")
-
-
-def _clock(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60}:{minutes % 60:02d} h" if minutes >= 60 else f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
 class Display:
@@ -156,17 +128,29 @@ class Display:
         width, height = shutil.get_terminal_size()
         started = sorted((status for status in every if status.state != "waiting"), key=lambda status: status.state == "finished")
         # what is cut off, and what would scroll away, could not be written over
-        lines = [text[: width - 1] for text in (*map(_line, started[: height - 2]), summary)]
+        lines = [text[: width - 1] for text in (HEAD, *map(_line, started[: height - 3]), summary)]
         up = f"\033[{self._lines}F\033[J" if self._lines else ""
         print(up + "\n".join(lines), flush=True)
         self._lines = len(lines)
 
 
 def _line(status: Status) -> str:
-    score = "" if status.score is None else f"{status.score:6.1f} points"
+    score = "" if status.score is None else f"{status.score:15.1f}"
+    if status.state == "running" and status.trains_model():
+        score = "dynamics model"
     again = ", second try" if status.failures and status.state == "running" else ""
     again += f", machine lost {status.losses}x" if status.losses else ""
     return f"{status.job.name:50s} {status.state:9s}{100 * status.step / status.steps:4.0f}% {score}{again}"
+
+
+HEAD = f"{'run':50s} {'state':9s} done last evaluation"
+"""Of the table: one evaluation's points, where the report has the mean of ten."""
+
+
+def _last_line(log: Path) -> str:
+    """Of what a job's processes have printed."""
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
 
 
 def _failure(status: Status) -> str:
@@ -178,7 +162,7 @@ def _summary(every: Sequence[Status]) -> str:
     counts["damaged"] = sum(status.damage is not None for status in every)
     text = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
     left = _seconds_left(every)
-    return text + (f"; {_clock(left)} to go" if left else "")
+    return text + (f"; {clock(left)} to go" if left else "")
 
 
 def _seconds_left(every: Sequence[Status]) -> float | None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from offlinerlkit_damo.compare.plan import Job, Plan, jobs, keep_plan, plain
+from offlinerlkit_damo.compare.parcel import MODEL
+from offlinerlkit_damo.compare.plan import Job, Plan, jobs, keep_plan, model_key, plain
 from offlinerlkit_damo.compare.rows import read_episodes, write_rows
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import check_writable, sole_lock
@@ -70,6 +71,10 @@ class Status:
         if len(rows):
             self.step = int(rows["timestep"].iloc[-1])
             self.score = float(rows["score"][rows["timestep"] == self.step].mean())
+
+    def trains_model(self) -> bool:
+        """Whether its run still trains its dynamics model, or waits for another that trains it."""
+        return self.folder is not None and model_key(self.job.config) is not None and not (self.folder / MODEL).is_dir()
 
     def begin(self) -> None:
         """Note that its process has begun."""

@@ -29,6 +29,11 @@ def d4rl_file(task: Task) -> str:
     return f"{task.name.replace('-', '_')}-v2.hdf5"
 
 
+def d4rl_is_here(task: Task) -> bool:
+    """Whether `d4rl_dataset` has nothing to fetch."""
+    return any((folder / d4rl_file(task)).exists() for folder in (d4rl_folder(), HOME_FOLDER.expanduser()))
+
+
 def d4rl_dataset(task: Task, *, progress: bool = True) -> Path:
     """The path of D4RL's dataset of `task`: in the folder of $D4RL_DATASET_DIR, in ~/.d4rl/datasets, or fetched into the first.
 

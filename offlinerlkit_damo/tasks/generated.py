@@ -48,6 +48,24 @@ def make_dataset(task: Task | str, *, size: int = DEFAULT_SIZE, seed: int = 0, p
     or seed out of range, a robot without behaviour policies, and a cache that cannot be written.
     """
     task = get_task(task) if isinstance(task, str) else task
+    players, path, identity = _plan(task, size, seed)
+    if _is_current(path, identity):
+        return path
+    check_writable(path.parent, remedy=REMEDY)  # before minutes of simulation
+    with waiting_lock(cache_dir() / "locks" / f"{path.stem}.lock", f"making {path.name}", remedy=REMEDY):
+        if not _is_current(path, identity):
+            _make(task, players, size, seed, path, identity, progress)
+    return path
+
+
+def is_made(task: Task, *, size: int = DEFAULT_SIZE, seed: int = 0) -> bool:
+    """Whether `make_dataset` has no more to do. Raises UserError as it does."""
+    _, path, identity = _plan(task, size, seed)
+    return _is_current(path, identity)
+
+
+def _plan(task: Task, size: int, seed: int) -> tuple[list[Player], Path, dict[str, Any]]:
+    """Who plays, the file, and the attributes that say what it was made from."""
     if not 1 <= size <= MAX_ROWS:
         raise UserError(f"size {size} is out of range; ask for 1 to {MAX_ROWS:,} transitions")
     check_seed(seed)
@@ -61,13 +79,7 @@ def make_dataset(task: Task | str, *, size: int = DEFAULT_SIZE, seed: int = 0, p
         "recipe": RECIPE,
         "behaviour": behaviour,
     }
-    if _is_current(path, identity):
-        return path
-    check_writable(path.parent, remedy=REMEDY)  # before minutes of simulation
-    with waiting_lock(cache_dir() / "locks" / f"{path.stem}.lock", f"making {path.name}", remedy=REMEDY):
-        if not _is_current(path, identity):
-            _make(task, players, size, seed, path, identity, progress)
-    return path
+    return players, path, identity
 
 
 def _make(task: Task, players: list[Player], size: int, seed: int, path: Path, identity: dict[str, Any], progress: bool) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from offlinerlkit_damo.config import Config
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.tasks.d4rl import d4rl_dataset
+from offlinerlkit_damo.tasks.d4rl import d4rl_dataset, d4rl_is_here
 from offlinerlkit_damo.tasks.dataset import OfflineDataset
 from offlinerlkit_damo.tasks.file import load_dataset
-from offlinerlkit_damo.tasks.generated import DEFAULT_SIZE, make_dataset
+from offlinerlkit_damo.tasks.generated import DEFAULT_SIZE, is_made, make_dataset
 from offlinerlkit_damo.tasks.minari import load_minari
 from offlinerlkit_damo.tasks.neorl import load_neorl
 from offlinerlkit_damo.tasks.task import MINARI, TIME_LIMIT, Task, file_task, get_task
@@ -58,6 +58,15 @@ def resolve_dataset(
     else:
         source = make_dataset(task, size=size, seed=seed, progress=progress)
     return _fitting(load_dataset(source, name=task.name, time_limit=TIME_LIMIT if task.robot else None), str(source), task)
+
+
+def is_here(task: Task, path: str | None, *, size: int, seed: int) -> bool:
+    """Whether `resolve_dataset` has only to read a file that lies on this machine; False where that is not known, as of Minari's."""
+    if path is not None:
+        return not path.startswith(MINARI)
+    if task.source == "d4rl":
+        return d4rl_is_here(task)
+    return task.source == "neorl" or (task.source == "generated" and is_made(task, size=size, seed=seed))
 
 
 def _fitting(dataset: OfflineDataset, source: str, task: Task) -> OfflineDataset:

@@ -80,12 +80,12 @@ def _settings(config: Config) -> dict[str, Any]:
     return {name: getattr(config, name) for name in SETTINGS} | {"seed": config.model_seed}
 
 
-def dynamics_id(config: Config, dataset: OfflineDataset) -> str:
-    """What decides a trained model: host, dataset, settings and seed, as 16 hex digits."""
+def dynamics_id(config: Config, fingerprint: str) -> str:
+    """What decides a trained model: host, dataset (its `fingerprint`), settings and seed, as 16 hex digits."""
     settings = _settings(config) | {
         "format": STORE_FORMAT,
         "host": [HOST.name, HOST.version, HOST.commit],
-        "dataset": dataset.fingerprint,
+        "dataset": fingerprint,
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -110,7 +110,7 @@ def prepare_dynamics(
     seed_everything(config.model_seed)  # its first weights are drawn here
     dynamics = build_dynamics(config, dataset.obs_dim, dataset.action_dim, scaler)
     given = config.load_dynamics_path
-    origin = {"id": None, "path": given, "holdout_mse": None} if given is not None else {"id": dynamics_id(config, dataset)}
+    origin = {"id": None, "path": given, "holdout_mse": None} if given is not None else {"id": dynamics_id(config, dataset.fingerprint)}
     if own is not None and own.is_dir():
         facts = read_model_facts(own)
         if all(facts.get(name) == origin.get(name) for name in ("id", "path")):

@@ -16,13 +16,14 @@ import pandas as pd
 import pytest
 
 from offlinerlkit_damo.__main__ import main
-from offlinerlkit_damo.compare import command, runner
-from offlinerlkit_damo.compare.command import Display
-from offlinerlkit_damo.compare.estimate import Cost, estimate
+from offlinerlkit_damo.compare import forecast, runner
+from offlinerlkit_damo.compare.command import Display, _line
+from offlinerlkit_damo.compare.estimate import Cost, Data, estimate
 from offlinerlkit_damo.compare.local import LocalProcesses
 from offlinerlkit_damo.compare.plan import jobs, make_plan
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.comparison import write_report
+from offlinerlkit_damo.tasks import make_dataset
 
 ROOT = Path(__file__).parents[2]
 OPTIONS: dict[str, Any] = {
@@ -117,7 +118,8 @@ def test_a_failing_run_is_tried_twice_and_shown(place: Path, capsys: pytest.Capt
     (place / "plan.yaml").write_text(json.dumps({"tasks": ["hopper-random"], "variants": broken, "seeds": 1, "options": OPTIONS}))
     with pytest.raises(SystemExit) as caught:
         main(["compare", "--plan", "plan.yaml", "--out", "out"])
-    assert caught.value.code == 1 and "failed twice: broken hopper-random seed 1" in capsys.readouterr().err
+    assert caught.value.code == 1 and "failed twice: broken hopper-random seed 1: error: " in (told := capsys.readouterr().err)
+    assert "nowhere" in told and f"({Path('out', 'logs', 'broken_hopper-random_seed_1.log')})" in told
     (log,) = (place / "out" / "logs").iterdir()
     assert log.read_text().count("nowhere") >= 2
 
@@ -134,35 +136,66 @@ def test_two_comparisons_do_not_share_a_folder(place: Path) -> None:
 def test_a_dry_run_measures_and_runs_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["compare", "--tasks", "hopper-random", "--algos", "damo,rambo,odice", "--seeds", "2", "--set", "epoch=50", "--dry-run"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 7 and lines[-1].startswith("6 runs, about") and not (place / "comparison").exists()
+    assert len(lines) == 8 and lines[-1].startswith("6 runs, about") and "hopper-random is not here yet" in lines[-2]
+    assert not (place / "comparison").exists()
 
 
 def test_a_dry_run_counts_what_is_left(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Ten minutes a run and an hour a model; all runs of the first seed have finished."""
-    monkeypatch.setattr(command, "estimate", lambda config, transitions: Cost(600.0, 3600.0))
-    monkeypatch.setattr(command, "find_run", lambda job: place if job.config.seed == 1 else None)
-    monkeypatch.setattr(command, "is_finished", lambda folder: True)
-    plan = {"tasks": ["hopper-random"], "algos": ["mopo"], "seeds": [1, 2, 3], "options": {"dynamics_lr": 1e-3}}
-    plan["variants"] = {"wider": {"algo_name": "mopo", "dynamics_hidden_dims": [400] * 4}, "short": {"algo_name": "mopo", "epoch": 1}}
+    """A hundred minutes a run, an hour a model and ten minutes before the first step; of the first seed all runs have finished, those of
+    the second are at a tenth of the way; the plain model of the third is in the store."""
+    monkeypatch.setattr(forecast, "estimate", lambda config, data: Cost(3600.0, 600.0, 6000.0))
+    monkeypatch.setattr(forecast, "run_data", lambda config: Data(1000, 11, 3, "f"))
+    monkeypatch.setattr(forecast, "_is_stored", lambda config, data: config.model_seed == 3 and len(config.dynamics_hidden_dims) == 4)
+    monkeypatch.setattr(forecast, "is_finished", lambda folder: folder.name == "1")
+
+    def look(status: runner.Status) -> None:
+        if status.job.config.seed < 3:
+            status.folder = place / str(status.job.config.seed)
+            status.step = status.steps // 10
+
+    monkeypatch.setattr(runner.Status, "look", look)
+    (place / "2" / "checkpoint" / "dynamics").mkdir(parents=True)
+    plan = {"tasks": ["hopper-random"], "algos": ["mopo"], "seeds": [1, 2, 3, 4], "options": {"epoch": 100}}
+    plan["variants"] = {"deeper": {"algo_name": "mopo", "dynamics_hidden_dims": [9] * 5, "dynamics_weight_decay": [0] * 6}}
     (place / "plan.yaml").write_text(json.dumps(plan))
-    main(["compare", "--plan", "plan.yaml", "--dry-run", "--jobs", "100"])
+    main(["compare", "--plan", "plan.yaml", "--dry-run", "--jobs", "2"])
     lines = [line.split("seed ")[-1].split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     assert lines[:-1] == [
-        ["1", "finished"], ["2", "1:10 h"], ["3", "1:10 h"], ["1", "finished"], ["2", "1:10 h"], ["3", "1:10 h"],
-        ["1", "finished"], ["2", "10 min"], ["3", "10 min"],
+        ["1", "finished"], ["2", "1:30 h"], ["3", "1:50 h"], ["4", "2:50 h"],
+        ["1", "finished"], ["2", "1:30 h"], ["3", "2:50 h"], ["4", "2:50 h"],
     ]  # fmt: skip
-    assert " ".join(lines[-1]) == "9 runs, about 50 min with 6 at once, evaluations not counted"
+    # 90 and 110 minutes, then 170 to 260, 90 to 200, 170 to 370, 170 to 430
+    assert " ".join(lines[-1]) == "8 runs, about 7:10 h with 2 at once"
+
+
+def test_a_dry_run_says_whose_data_it_assumes(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(forecast, "estimate", lambda config, data: Cost(0.0, 0.0, data.rows * 3600.0))
+    command = ["compare", "--tasks", "hopper-random", "--algos", "odice", "--seeds", "1", "--set", "data_size=60", "--dry-run"]
+    main(command)
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "hopper-random is not here yet: counted as 60 transitions", "1 runs, about 2 d 12 h with 1 at once",
+    ]  # fmt: skip
+    make_dataset("hopper-random", size=60, progress=False)
+    main(command)
+    assert "not here" not in capsys.readouterr().out
+
+
+def cost(algo: str, place: Path, data: Data, **options: Any) -> Cost:
+    (job,) = jobs(make_plan(["hopper-random"], [algo], 1, {**OPTIONS, **options}), place)
+    return estimate(job.config, data)
 
 
 def test_an_estimate_grows_with_the_work(place: Path) -> None:
-    (short, long) = (jobs(make_plan(["hopper-random"], ["odice"], 1, {**OPTIONS, "epoch": epoch}), place)[0].config for epoch in (10, 1000))
-    assert 0 < estimate(short, 300).training * 20 < estimate(long, 300).training
+    data = Data(300, 11, 3)
+    short, long = cost("odice", place, data, epoch=10), cost("odice", place, data, epoch=1000)
+    assert 0 < short.training * 20 < long.training and short.dynamics == short.before == 0
+    assert cost("odice", place, data, eval_every=10).training < cost("odice", place, data, eval_episodes=50).training
 
 
-def test_an_estimate_counts_what_rambos_model_takes(place: Path) -> None:
-    options = {**OPTIONS, "bc_epoch": 0, "dynamics_update_freq": 1}
-    (few, many) = (jobs(make_plan(["hopper-random"], ["rambo"], 1, {**options, "adv_train_steps": n}), place)[0].config for n in (1, 500))
-    assert 0 < estimate(few, 300).training * 20 < estimate(many, 300).training
+def test_an_estimate_counts_what_rambo_takes(place: Path) -> None:
+    few, many = (cost("rambo", place, Data(300, 11, 3), bc_epoch=n, dynamics_update_freq=1, adv_train_steps=n) for n in (1, 500))
+    assert 0 < few.training * 20 < many.training and 0 < few.before * 100 < many.before
+    assert cost("rambo", place, Data(300_000, 11, 3), bc_epoch=1).before > 100 * few.before > 0
 
 
 def test_without_ray_its_executor_is_one_sentence(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +213,8 @@ def test_without_ray_its_executor_is_one_sentence(place: Path, monkeypatch: pyte
         ("--tasks hopper-random --set 'hidden_dims=[8'", r"hidden_dims=\[8 has a value that is no YAML"),
         ("--tasks hopper-random --jobs -1", "--jobs -1 is not positive"),
         ("--tasks hopper-random --jobs 0", "--jobs 0 is not positive"),
+        ("--tasks hopper-random --seeds 1,2", r"'1,2' is no number of seeds; chosen ones stand in `compare --plan`, as seeds: \[3, 5\]"),
+        ("--tasks 'hopper-random, hoper-medium'", "unknown task 'hoper-medium'"),
         ("--plan p.yaml --tasks hopper-random", "--plan is a whole comparison"),
         ("--tasks hopper-random --ray-address auto", "--ray-address has no effect without --executor ray"),
         ("--tasks hopper-random --gpu-share 0.5", "--gpu-share has no effect without --executor ray"),
@@ -205,4 +240,15 @@ def test_the_table_on_a_terminal_fits_it(place: Path, monkeypatch: pytest.Monkey
     first, second = capsys.readouterr().out.split("\033[7F\033[J")
     for shown, state in ((first, "running"), (second, "failed")):
         lines = shown.splitlines()
-        assert len(lines) == 7 and max(map(len, lines)) < 60 and "seed 10" in lines[0] and state in lines[0] and "9 finished" in lines[-1]
+        assert len(lines) == 7 and max(map(len, lines)) < 60 and lines[0].split() == ["run", "state"]
+        assert "seed 10" in lines[1] and state in lines[1] and "9 finished" in lines[-1]
+
+
+def test_the_table_says_what_a_run_without_a_score_does(place: Path) -> None:
+    (job,) = jobs(make_plan(["hopper-random"], ["mopo"], 1, OPTIONS), place)
+    status = runner.Status(job, state="running", folder=place)
+    assert _line(status).endswith("  0% dynamics model")
+    (place / "checkpoint" / "dynamics").mkdir(parents=True)
+    assert _line(status).rstrip().endswith("  0%")
+    status.step, status.score = 30, 12.0
+    assert _line(status).endswith(" 50%            12.0")

@@ -67,9 +67,9 @@ def test_second_run_loads_what_the_first_trained(tmp_path: Path, cache: Path, mo
 
 
 def test_id_depends_on_everything_that_decides_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    base, data = config(), dataset()
+    base, data, other_data = config(), dataset().fingerprint, dataset(1).fingerprint
     others = [config(seed=2), config(dynamics_seed=5), config(dynamics_lr=1e-2), config(dynamics_max_epochs=4), config(n_elites=3)]
-    ids = [dynamics_id(base, data), *(dynamics_id(other, data) for other in others), dynamics_id(base, dataset(1))]
+    ids = [dynamics_id(base, data), *(dynamics_id(other, data) for other in others), dynamics_id(base, other_data)]
     monkeypatch.setattr(store, "HOST", type(store.HOST)("another", "1", "somewhere", None))
     ids.append(dynamics_id(base, data))
     assert len(set(ids)) == len(ids)
