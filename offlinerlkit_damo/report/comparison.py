@@ -19,11 +19,13 @@ SCORES = (
     f"A run's score is the mean of its last {LAST} evaluations, in normalised points: 0 for a random and 100 for an expert policy. A cell "
     "has mean ± standard deviation over seeds and, below, every seed; dataset is the mean score of its episodes, steps are gradient steps."
 )
+INTERVALS = (
+    f"In brackets, as bars and shaded: 95% intervals, from {statistics.RESAMPLES} redraws of the seeds within each task (stratified "
+    "percentile bootstrap). "
+)
 OVER_ALL = (
-    "Over all runs of all tasks, of the contestants that have every seed on every task. In brackets, as bars and shaded: 95% intervals, "
-    f"from {statistics.RESAMPLES} redraws of the seeds within each task (stratified percentile bootstrap). IQM: mean of the middle half of "
-    "all runs. Optimality gap: how far runs stay below an expert's 100 points, less is better. P: the probability that a run beats one of "
-    "the first contestant on the same task."
+    "IQM: mean of the middle half of all runs. Optimality gap: how far runs stay below an expert's 100 points, less is better. P: the "
+    "probability that a run beats one of the first contestant on the same task."
 )
 VALUES = (
     "Value estimate against real return. Solid: the first critic's mean value of the data. Dotted: the discounted return of an "
@@ -56,7 +58,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
 
     text = markdown(shown) + "".join(f"\n* {note}" for note in told) + ("\n" if told else "")
     text += "" if summary.empty else f"\n{markdown(summary)}"
-    text += "" if differences.empty else f"\n{pairs.CAPTION}\n\n{markdown(pairs.shown(differences))}"
+    text += "" if differences.empty else f"\n{pairs.caption(differences)}\n\n{markdown(pairs.shown(differences))}"
     save_text(text + "".join(f"\n{about} {source}:\n\n{markdown(table)}" for source, table in theirs), out / "scores.md")
     save_text(scores.to_csv(index=False), out / "scores.csv")
     save_text(latex(shown) + ("" if summary.empty else f"\n{latex(summary)}"), out / "scores.tex")
@@ -71,7 +73,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
         *([page.paragraph(about)] if theirs else []),
         *(page.table(table, source) for source, table in theirs),
         *_over_all_tasks(aggregates, summary, matrices, drawn),
-        *([] if differences.empty else _beside_the_plain(pairs.shown(differences))),
+        *([] if differences.empty else _beside_the_plain(differences)),
     ]
     for task, group in curves(rows).groupby("task", sort=True):
         parts += _of_task(str(task), group, drawn, means.get(str(task)))
@@ -80,7 +82,11 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
 
 
 def _beside_the_plain(differences: pd.DataFrame) -> list[str]:
-    return [page.heading("Beside the plain algorithm"), page.paragraph(pairs.CAPTION), page.table(differences, "Paired differences")]
+    return [
+        page.heading("Beside the plain algorithm"),
+        page.paragraph(pairs.caption(differences)),
+        page.table(pairs.shown(differences), "Paired differences"),
+    ]
 
 
 def _over_all_tasks(
@@ -104,7 +110,9 @@ def _over_all_tasks(
             + ", ".join(f"{label} {float((matrix > 50).mean()):.2f}" for label, matrix in matrices.items()),
         ),
     ]
-    return [page.heading("Over all tasks"), page.paragraph(OVER_ALL), page.table(summary, "Over all tasks"), *figures]
+    known = INTERVALS if any(not np.isnan(x.low) for found in aggregates.values() for x in found.values()) else ""
+    about = f"Over all runs of all tasks, of the contestants that have every seed on every task. {known}{OVER_ALL}"
+    return [page.heading("Over all tasks"), page.paragraph(about), page.table(summary, "Over all tasks"), *figures]
 
 
 def _of_task(task: str, evaluations: pd.DataFrame, drawn: Mapping[str, Look], dataset_mean: float | None) -> list[str]:

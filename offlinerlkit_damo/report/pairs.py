@@ -8,14 +8,15 @@ import numpy as np
 import pandas as pd
 
 from offlinerlkit_damo.report import statistics
-from offlinerlkit_damo.report.scores import RUN
+from offlinerlkit_damo.report.scores import RUN, few_of
 from offlinerlkit_damo.report.tables import NONE
 
 ALL = "all tasks"
 CAPTION = (
-    "Difference to the plain algorithm in normalised points, paired by seed, dataset and dynamics model; 95% intervals, bootstrap over "
-    "the pairs."
+    "Difference to the contestant that is called by the algorithm's own name, in normalised points, paired by seed, dataset and dynamics "
+    "model."
 )
+INTERVALS = " In brackets: 95% intervals, bootstrap over the pairs."
 
 
 def paired_differences(rows: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -54,6 +55,14 @@ def paired_differences(rows: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.Dat
 def _row(label: str, algo: str, task: str, matrix: statistics.Scores, seeds: dict[int, float]) -> dict[str, Any]:
     difference = statistics.interval(statistics.mean, matrix)
     return {"contestant": label, "beside": algo, "task": task, "difference": difference, "seeds": seeds}
+
+
+def caption(table: pd.DataFrame) -> str:
+    """What the table's figures are, and what intervals of so few pairs are worth."""
+    numbers = [len(seeds) for seeds in table["seeds"] if seeds]
+    known = INTERVALS if any(not np.isnan(x.low) for x in table["difference"]) else ""
+    told = "".join(f" {text[0].upper()}{text[1:]}." for text in few_of(min(numbers), max(numbers), "pair"))
+    return CAPTION + known + told
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:

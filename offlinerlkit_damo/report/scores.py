@@ -13,6 +13,8 @@ from offlinerlkit_damo.errors import UserError
 
 ROWS = "rows.csv"  # a comparison's table, in its folder
 LAST = 10
+ENOUGH = 5
+"""Runs whose range, beyond which no bootstrap's interval goes, holds the median of all possible ones in nearly 95% of cases."""
 NUMBERS = ("seed", "timestep", "episode", "return", "score", "length")
 NEEDED = ("task", "label", "algo", "config_hash", "dataset", "finished", *NUMBERS)
 OPTIONAL = ("dataset_mean", "source", "dynamics", "host", "commit", "seconds", "q_data", "gamma")
@@ -152,9 +154,25 @@ def remarks(rows: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
     if len(few):
         numbers = " to ".join(str(number) for number in sorted({few["evaluations"].min(), few["evaluations"].max()}))
         found.append(f"{len(few)} of {len(scores)} runs have only {numbers} evaluations, of which their scores are the means")
-    if len(seeds) == 1:
-        found.append("one seed: differences may be chance, and there are no intervals")
-    return found
+    sizes = scores.groupby(["task", "label"]).size()
+    return found + few_of(int(sizes.min()), int(sizes.max()), "seed")
+
+
+def few_of(smallest: int, largest: int, what: str) -> list[str]:
+    """A sentence on intervals of so many `what` a task and contestant, or none where they are many.
+
+    Each of n lies above the median of all possible ones with probability 1/2: it is outside their range in 2 of 2^n cases.
+    """
+    number = str(smallest) if smallest == largest else f"{smallest} to {largest}"
+    if largest == 1:
+        return [f"one {what}: differences may be chance, and there are no intervals"]
+    if smallest >= ENOUGH:
+        return []
+    fewest = max(smallest, 2)  # one has no interval
+    return [
+        f"{number} {what}s: an interval of so few is their range at most, and too narrow; the range of {fewest} holds the median of all "
+        f"possible ones in {1 - 0.5 ** (fewest - 1):.0%} of cases, not in 95%"
+    ]
 
 
 def _differing(rows: pd.DataFrame, column: str, text: str, found: list[str]) -> None:

@@ -16,11 +16,16 @@ from scipy import stats
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report import statistics
 from offlinerlkit_damo.report.comparison import aggregate, aggregate_table, complete_matrices, left_out, write_report
-from offlinerlkit_damo.report.scores import curves, on_common_grid, read_rows, remarks, run_scores, score_table
+from offlinerlkit_damo.report.scores import curves, few_of, on_common_grid, read_rows, remarks, run_scores, score_table
 from offlinerlkit_damo.report.tables import latex, markdown, published_tables, wide
 
 OURS = np.array([[10.0, 90.0, 50.0], [30.0, 120.0, 55.0], [20.0, 100.0, 55.0]])  # [seeds, tasks]
 THEIRS = np.array([[15.0, 80.0, 55.0], [25.0, 95.0, 40.0]])
+
+FEW = (
+    "2 seeds: an interval of so few is their range at most, and too narrow; the range of 2 holds the median of all possible ones in 50% of "
+    "cases, not in 95%"
+)
 
 
 def rows_of(tmp_path: Path, drop: int | None = None, **changes: object) -> Path:
@@ -77,9 +82,9 @@ def test_published_scores_are_those_of_the_algorithm_itself() -> None:
 
 
 def test_what_is_missing_or_unlike_is_told_and_nothing_is_cut(tmp_path: Path) -> None:
-    assert remarks(*told(rows_of(tmp_path / "whole"))) == []
+    assert remarks(*told(rows_of(tmp_path / "whole"))) == [FEW]
     lacking = rows_of(tmp_path / "lacking", drop=2)
-    assert remarks(*told(lacking)) == ["b on hopper-random has no seed 2"]
+    assert remarks(*told(lacking)) == ["b on hopper-random has no seed 2", FEW.replace("2 seeds", "1 to 2 seeds")]
     rows, scores = told(lacking)
     matrices = complete_matrices(scores)
     assert list(matrices) == ["a"] and left_out(rows, matrices) == ["no figures over all tasks for b: not every seed was run on every task"]
@@ -87,7 +92,7 @@ def test_what_is_missing_or_unlike_is_told_and_nothing_is_cut(tmp_path: Path) ->
     assert "runs on hopper-medium learned from different datasets (hopper-medium, other)" in other
     going = remarks(*told(rows_of(tmp_path / "going", finished=False)))
     assert "b on hopper-medium has not finished: seed 1 (1200 steps), seed 2 (1200 steps)" in going
-    assert remarks(*told(rows_of(tmp_path / "versions", commit="d"))) == ["runs were made by different versions of this package (c, d)"]
+    assert "runs were made by different versions of this package (c, d)" in remarks(*told(rows_of(tmp_path / "versions", commit="d")))
     short = rows_of(tmp_path / "short") / "rows.csv"
     table = pd.read_csv(short)
     table[(table["label"] == "a") | (table["timestep"] <= 300)].to_csv(short, index=False)
@@ -155,6 +160,14 @@ def test_intervals_redraw_seeds_within_each_task() -> None:
     assert apart.low >= 1 / 3  # on the first task every redraw wins
 
 
+def test_intervals_of_few_runs_say_what_they_are_worth() -> None:
+    draws = np.random.default_rng(0).normal(size=(20_000, 3))  # of median 0
+    assert ((draws.min(1) < 0) & (draws.max(1) > 0)).mean() == pytest.approx(0.75, abs=0.01)
+    assert "3 seeds: an interval of so few is their range" in (text := few_of(3, 3, "seed")[0]) and "in 75% of cases" in text
+    assert few_of(1, 4, "pair")[0].startswith("1 to 4 pairs") and few_of(5, 9, "seed") == []
+    assert few_of(1, 1, "seed") == ["one seed: differences may be chance, and there are no intervals"]
+
+
 def test_aggregates_compare_with_the_first(tmp_path: Path) -> None:
     table = aggregate_table(aggregate(complete_matrices(told(rows_of(tmp_path))[1])))
     assert list(table["contestant"]) == ["a", "b"] and table["P(better than a)"].tolist()[1].startswith("1.00")
@@ -198,7 +211,7 @@ def test_a_page_of_one_run_without_figures_of_its_training(tmp_path: Path) -> No
     alone.drop(columns=["seconds", "q_data", "gamma", "dataset_mean"]).to_csv(folder / "rows.csv", index=False)
     text = write_report([folder], tmp_path / "out").read_text()
     assert text.count("<img") == 3  # the mean and the gap, the profile, one learning curve
-    assert "one seed: differences may be chance" in text and "nan" not in re.sub('"data:[^"]*"', "", text)
+    assert "95%" not in text and "one seed: differences may be chance" in text and "nan" not in re.sub('"data:[^"]*"', "", text)
 
 
 def test_names_that_look_like_numbers_or_gaps_stay_what_they_are(tmp_path: Path) -> None:

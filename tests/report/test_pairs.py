@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from offlinerlkit_damo.report.comparison import write_report
-from offlinerlkit_damo.report.pairs import paired_differences, shown
+from offlinerlkit_damo.report.pairs import caption, paired_differences, shown
 from offlinerlkit_damo.report.scores import run_scores
 
 PLAIN = {("t1", 1): 10.0, ("t1", 2): 20.0, ("t1", 3): 60.0, ("t2", 1): 5.0, ("t2", 2): 5.0, ("t2", 3): 5.0}
@@ -48,6 +48,7 @@ def test_differences_are_those_of_the_same_seed() -> None:
     draws = [np.mean([rng.choice([1.0, 3, -1], 3).mean(), rng.choice([7.0, 8, 9], 3).mean()]) for _ in range(4000)]
     assert (both.low, both.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.2)
     assert shown(table)["difference"].tolist()[0] == "+1.0 [-1.0, +3.0]" and shown(table)["seeds"].tolist()[1] == "+7.0, +8.0, +9.0"
+    assert "95% intervals, bootstrap over the pairs. 3 pairs: an interval of so few is their range" in caption(table)
 
 
 def test_other_models_and_data_are_no_pairs() -> None:
@@ -67,6 +68,7 @@ def test_missing_seeds_leave_the_pairs_that_there_are() -> None:
     assert pairs_of(alone)[0].empty
     single, _ = pairs_of(rows[rows["seed"] == 1])
     assert np.isnan(single["difference"].iloc[0].low) and shown(single)["difference"].iloc[0] == "+1.0"
+    assert "95%" not in caption(single) and caption(single).endswith("One pair: differences may be chance, and there are no intervals.")
 
 
 def test_the_report_has_the_table(tmp_path: Path) -> None:
