@@ -12,7 +12,7 @@ from offlinerlkit_damo.files import check_writable, save_text
 from offlinerlkit_damo.report import page, pairs, panels, statistics
 from offlinerlkit_damo.report.looks import Look, looks
 from offlinerlkit_damo.report.scores import LAST, contestants, curves, read_rows, remarks, run_scores, score_table
-from offlinerlkit_damo.report.statistics import Interval, Scores
+from offlinerlkit_damo.report.statistics import Floats, Interval, Scores
 from offlinerlkit_damo.report.tables import NONE, latex, markdown, published_tables, wide
 
 SCORES = (
@@ -24,8 +24,9 @@ INTERVALS = (
     "percentile bootstrap). "
 )
 OVER_ALL = (
-    "IQM: mean of the middle half of all runs. Optimality gap: how far runs stay below an expert's 100 points, less is better. P: the "
-    "probability that a run beats one of the first contestant on the same task."
+    "Every task counts the same, however many seeds it has, but for the IQM: the mean of the middle half of all runs. Optimality gap: how "
+    "far runs stay below an expert's 100 points, less is better. P: the probability that a run beats one of the first contestant on the "
+    "same task."
 )
 VALUES = (
     "Value estimate against real return. Solid: the first critic's mean value of the data. Dotted: the discounted return of an "
@@ -33,6 +34,7 @@ VALUES = (
     "values its own algorithm's reward (MOPO's is penalised, DAMO's refined, the DICE family's scaled), so a gap alone is no error; one "
     "that widens without end is. Contestants without a critic Q(s, a) have no panel."
 )
+MIDDLE = np.array([50.0])
 UNLIKE = ", which is not the data above: no measure for those scores."
 
 
@@ -47,13 +49,13 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     scores = run_scores(rows)
     means = {str(task): float(mean) for task, mean in rows.groupby("task")["dataset_mean"].first().dropna().items()}
     shown = wide(score_table(scores), means)
-    matrices = complete_matrices(scores)
+    complete = complete_scores(scores)
     differences, unpaired = pairs.paired_differences(rows, scores)
-    told = remarks(rows, scores) + left_out(rows, matrices) + unpaired
+    told = remarks(rows, scores) + left_out(rows, complete) + unpaired
     algos = {str(label): str(algo) for label, algo in scores.groupby("label", sort=False)["algo"].first().items()}
     theirs = published_tables([str(task) for task in shown["task"]], algos)
     about = "Published, not measured here, on D4RL's data" + ("." if rows["source"].eq("d4rl").all() else UNLIKE)
-    aggregates = aggregate(matrices)
+    aggregates = aggregate(complete)
     summary = aggregate_table(aggregates)
 
     text = markdown(shown) + "".join(f"\n* {note}" for note in told) + ("\n" if told else "")
@@ -72,7 +74,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
         page.table(shown, "Scores measured here"),
         *([page.paragraph(about)] if theirs else []),
         *(page.table(table, source) for source, table in theirs),
-        *_over_all_tasks(aggregates, summary, matrices, drawn),
+        *_over_all_tasks(aggregates, summary, complete, drawn),
         *([] if differences.empty else _beside_the_plain(differences)),
     ]
     for task, group in curves(rows).groupby("task", sort=True):
@@ -92,10 +94,10 @@ def _beside_the_plain(differences: pd.DataFrame) -> list[str]:
 def _over_all_tasks(
     aggregates: Mapping[str, Mapping[str, Interval]],
     summary: pd.DataFrame,
-    matrices: Mapping[str, Scores],
+    complete: Mapping[str, Scores],
     drawn: Mapping[str, Look],
 ) -> list[str]:
-    if not matrices:
+    if not complete:
         return []
     figures = [
         page.figure(
@@ -104,14 +106,14 @@ def _over_all_tasks(
             "Dots with bars: the numbers of the table above.",
         ),
         page.figure(
-            panels.profiles(matrices, drawn),
+            panels.profiles(complete, drawn),
             "Performance profiles: the share of runs above a score, higher is better.",
             "Performance profiles. Shares of runs above 50 points: "
-            + ", ".join(f"{label} {float((matrix > 50).mean()):.2f}" for label, matrix in matrices.items()),
+            + ", ".join(f"{label} {statistics.profile(ours, MIDDLE)[0]:.2f}" for label, ours in complete.items()),
         ),
     ]
     known = INTERVALS if any(not np.isnan(x.low) for found in aggregates.values() for x in found.values()) else ""
-    about = f"Over all runs of all tasks, of the contestants that have every seed on every task. {known}{OVER_ALL}"
+    about = f"Over all runs of all tasks, of the contestants that have finished runs on every task. {known}{OVER_ALL}"
     return [page.heading("Over all tasks"), page.paragraph(about), page.table(summary, "Over all tasks"), *figures]
 
 
@@ -139,26 +141,30 @@ def _of_task(task: str, evaluations: pd.DataFrame, drawn: Mapping[str, Look], da
     return found
 
 
-STATISTICS: dict[str, Callable[[Scores], Scores]] = {
+STATISTICS: dict[str, Callable[[Scores], Floats]] = {
     "IQM": statistics.iqm,
     "mean": statistics.mean,
     "optimality gap": statistics.optimality_gap,
 }
 
 
-def aggregate(matrices: Mapping[str, Scores]) -> dict[str, dict[str, Interval]]:
+def aggregate(complete: Mapping[str, Scores]) -> dict[str, dict[str, Interval]]:
     """Statistic -> contestant -> its figure: of all STATISTICS, and of the probability of improvement over the first contestant."""
-    if not matrices:
+    if not complete:
         return {}
     found = {
-        name: {label: statistics.interval(statistic, matrix) for label, matrix in matrices.items()}
+        name: {
+            label: statistics.interval(statistic, ours)
+            for label, ours in complete.items()
+            if name != "IQM" or sum(map(len, ours)) >= statistics.FEWEST
+        }
         for name, statistic in STATISTICS.items()
-        if name != "IQM" or next(iter(matrices.values())).size >= statistics.FEWEST
     }
-    first, *others = matrices
+    found = {name: figures for name, figures in found.items() if figures}
+    first, *others = complete
     if others:
         found[f"P(better than {first})"] = {
-            label: statistics.interval(statistics.improvement, matrices[label], matrices[first]) for label in others
+            label: statistics.interval(statistics.improvement, complete[label], complete[first]) for label in others
         }
     return found
 
@@ -180,23 +186,24 @@ def aggregate_table(aggregates: Mapping[str, Mapping[str, Interval]]) -> pd.Data
     )
 
 
-def complete_matrices(scores: pd.DataFrame) -> dict[str, Scores]:
-    """Contestant -> [seeds, tasks], for those that have every seed on every task; nothing of the others is cut or filled in."""
-    tasks, seeds = sorted(set(scores["task"])), sorted(set(scores["seed"]))
-    found = {}
-    for label, group in scores.groupby("label", sort=False):
-        table = group.pivot(index="seed", columns="task", values="score").reindex(index=seeds, columns=tasks)
-        if not table.isna().any(axis=None):
-            found[str(label)] = table.to_numpy(np.float64)
+def complete_scores(scores: pd.DataFrame) -> dict[str, Scores]:
+    """Contestant -> the scores of its finished runs, an array for every task, for those that have some on every task; none is filled in."""
+    tasks, finished = sorted(set(scores["task"])), scores[scores["finished"]]
+    found: dict[str, Scores] = {}
+    for label, group in finished.groupby("label", sort=False):
+        ours = {task: runs.to_numpy(np.float64) for task, runs in group.groupby("task")["score"]}
+        if len(ours) == len(tasks):
+            found[str(label)] = [ours[task] for task in tasks]
     return found
 
 
-def left_out(rows: pd.DataFrame, matrices: Mapping[str, Scores]) -> list[str]:
+def left_out(rows: pd.DataFrame, complete: Mapping[str, Scores]) -> list[str]:
     """What the figures over all tasks lack, in a sentence, if they do."""
-    absent = [label for label in contestants(rows) if label not in matrices]
+    absent = [label for label in contestants(rows) if label not in complete]
     if not absent:
         return []
-    return [f"no figures over all tasks for {', '.join(absent)}: not every seed was run on every task"]
+    reason = "none of their runs has finished" if rows["task"].nunique() == 1 else "not every task has a finished run of theirs"
+    return [f"no figures over all runs for {', '.join(absent)}: {reason}"]
 
 
 def _cell(interval: Interval, digits: int) -> str:

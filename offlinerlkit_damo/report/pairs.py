@@ -23,7 +23,7 @@ def paired_differences(rows: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.Dat
     """A row a task and contestant that has options of its own while its plain algorithm, called by its name, was run too.
 
     Columns: contestant, beside (the plain algorithm), task, difference (an Interval of the mean over seeds, in normalised points: redrawn
-    are pairs, within each task) and seeds, seed -> difference. Of several tasks with the same seeds there is a row "all tasks" too.
+    are pairs, within each task) and seeds, seed -> difference. Of several tasks there is a row "all tasks" too.
     Seeds that only one of the two has, and runs on another dataset or model, are no pairs; the second result names them.
     """
     origin = rows.groupby(RUN, as_index=False)[["dataset", "dynamics"]].first()
@@ -45,15 +45,15 @@ def paired_differences(rows: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.Dat
             if len(pairs):
                 difference = (pairs["score"] - pairs["score_plain"]).to_numpy(np.float64)
                 per_task[str(task)] = dict(zip(map(int, pairs["seed"]), map(float, difference), strict=True))
-        found += [_row(str(label), str(algo), task, np.array([[x] for x in seeds.values()]), seeds) for task, seeds in per_task.items()]
-        if len(per_task) > 1 and len({tuple(seeds) for seeds in per_task.values()}) == 1:
-            matrix = np.array([list(seeds.values()) for seeds in per_task.values()]).T
-            found.append(_row(str(label), str(algo), ALL, matrix, {}))
+        values = {task: np.array(list(seeds.values())) for task, seeds in per_task.items()}
+        found += [_row(str(label), str(algo), task, [values[task]], seeds) for task, seeds in per_task.items()]
+        if len(per_task) > 1:
+            found.append(_row(str(label), str(algo), ALL, list(values.values()), {}))
     return pd.DataFrame(found), told
 
 
-def _row(label: str, algo: str, task: str, matrix: statistics.Scores, seeds: dict[int, float]) -> dict[str, Any]:
-    difference = statistics.interval(statistics.mean, matrix)
+def _row(label: str, algo: str, task: str, differences: statistics.Scores, seeds: dict[int, float]) -> dict[str, Any]:
+    difference = statistics.interval(statistics.mean, differences)
     return {"contestant": label, "beside": algo, "task": task, "difference": difference, "seeds": seeds}
 
 

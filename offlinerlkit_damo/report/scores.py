@@ -127,7 +127,7 @@ def score_table(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def remarks(rows: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
-    """What a reader must know before comparing: seeds that are missing, runs that go on, budgets, options or data that differ."""
+    """What a reader must know before comparing: missing seeds, runs that go on, budgets, options or data that differ."""
     found = []
     seeds = sorted(set(scores["seed"]))
     for task in sorted(set(scores["task"])):

@@ -15,12 +15,12 @@ from scipy import stats
 
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report import statistics
-from offlinerlkit_damo.report.comparison import aggregate, aggregate_table, complete_matrices, left_out, write_report
+from offlinerlkit_damo.report.comparison import aggregate, aggregate_table, complete_scores, left_out, write_report
 from offlinerlkit_damo.report.scores import curves, few_of, on_common_grid, read_rows, remarks, run_scores, score_table
 from offlinerlkit_damo.report.tables import latex, markdown, published_tables, wide
 
-OURS = np.array([[10.0, 90.0, 50.0], [30.0, 120.0, 55.0], [20.0, 100.0, 55.0]])  # [seeds, tasks]
-THEIRS = np.array([[15.0, 80.0, 55.0], [25.0, 95.0, 40.0]])
+OURS = [np.array(runs) for runs in ([10.0, 30.0, 20.0], [90.0, 120.0, 100.0], [50.0, 55.0, 55.0])]  # an array a task
+THEIRS = [np.array(runs) for runs in ([15.0, 25.0], [80.0, 95.0], [55.0, 40.0])]
 
 FEW = (
     "2 seeds: an interval of so few is their range at most, and too narrow; the range of 2 holds the median of all possible ones in 50% of "
@@ -86,8 +86,13 @@ def test_what_is_missing_or_unlike_is_told_and_nothing_is_cut(tmp_path: Path) ->
     lacking = rows_of(tmp_path / "lacking", drop=2)
     assert remarks(*told(lacking)) == ["b on hopper-random has no seed 2", FEW.replace("2 seeds", "1 to 2 seeds")]
     rows, scores = told(lacking)
-    matrices = complete_matrices(scores)
-    assert list(matrices) == ["a"] and left_out(rows, matrices) == ["no figures over all tasks for b: not every seed was run on every task"]
+    complete = complete_scores(scores)
+    assert {label: [list(runs) for runs in x] for label, x in complete.items()} == {"a": [[9.0, 10.0]] * 2, "b": [[19.0, 20.0], [19.0]]}
+    assert left_out(rows, complete) == []
+    rows, scores = told(rows_of(tmp_path / "without", drop=2))
+    without = scores[~((scores["label"] == "b") & (scores["task"] == "hopper-random"))]
+    assert list(complete_scores(without)) == ["a"]
+    assert left_out(rows, {"a": []}) == ["no figures over all runs for b: not every task has a finished run of theirs"]
     other = remarks(*told(rows_of(tmp_path / "other", dataset="other")))
     assert "runs on hopper-medium learned from different datasets (hopper-medium, other)" in other
     going = remarks(*told(rows_of(tmp_path / "going", finished=False)))
@@ -104,7 +109,7 @@ def test_contestants_keep_the_order_of_the_rows(tmp_path: Path) -> None:
     table = pd.read_csv(folder / "rows.csv")
     table.sort_values("label", ascending=False, kind="stable").to_csv(folder / "rows.csv", index=False)
     _, scores = told(folder)
-    assert list(complete_matrices(scores)) == ["b", "a"] and list(wide(score_table(scores), {}))[3:] == ["b", "a"]
+    assert list(complete_scores(scores)) == ["b", "a"] and list(wide(score_table(scores), {}))[3:] == ["b", "a"]
 
 
 def test_curves_have_a_common_grid_only_where_every_seed_was_evaluated(tmp_path: Path) -> None:
@@ -124,39 +129,53 @@ def told(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def test_statistics_are_rliables_formulas() -> None:
     """Interquartile mean, optimality gap and probability of improvement as rliable defines them, counted slowly."""
-    ordered = sorted(OURS.ravel())
+    every = np.concatenate(OURS)
+    ordered = sorted(every)
     cut = len(ordered) // 4
     assert statistics.iqm(OURS) == pytest.approx(np.mean(ordered[cut:-cut]))
-    assert np.isnan(statistics.iqm(OURS[:, :1]))  # three scores have no middle half
-    assert statistics.optimality_gap(OURS) == pytest.approx(100 - np.mean([min(x, 100) for x in OURS.ravel()]))
-    wins = [np.mean([(x > y) + 0.5 * (x == y) for x, y in product(OURS[:, t], THEIRS[:, t])]) for t in range(3)]
+    assert np.isnan(statistics.iqm(OURS[:1]))  # three scores have no middle half
+    assert statistics.optimality_gap(OURS) == pytest.approx(100 - np.mean([min(x, 100) for x in every]))
+    wins = [np.mean([(x > y) + 0.5 * (x == y) for x, y in product(OURS[t], THEIRS[t])]) for t in range(3)]
     assert statistics.improvement(OURS, THEIRS) == pytest.approx(np.mean(wins))
-    assert [stats.mannwhitneyu(OURS[:, t], THEIRS[:, t]).statistic / 6 for t in range(3)] == pytest.approx(wins)
+    assert [stats.mannwhitneyu(OURS[t], THEIRS[t]).statistic / 6 for t in range(3)] == pytest.approx(wins)
     levels = np.array([0.0, 50.0, 200.0])
     np.testing.assert_allclose(statistics.profile(OURS, levels), [1.0, 5 / 9, 0.0])
+
+
+def test_tasks_with_more_seeds_weigh_no_more() -> None:
+    uneven = [np.array([0.0]), np.array([100.0, 110.0, 120.0])]
+    assert statistics.mean(uneven) == 55.0 and statistics.optimality_gap(uneven) == 50.0
+    assert statistics.improvement(uneven, [np.array([1.0]), np.array([50.0, 115.0])]) == pytest.approx((0 + 4 / 6) / 2)
+    np.testing.assert_allclose(statistics.profile(uneven, np.array([-1.0, 50.0, 115.0])), [1.0, 0.5, 1 / 6])
+    assert statistics.iqm(uneven) == 105.0  # of the runs as they are
+    found = statistics.interval(statistics.mean, [np.array([0.0, 0.0]), np.arange(100.0, 103.0)])
+    assert (found.low, found.high) == (50.0, 51.0) and np.isnan(statistics.interval(statistics.mean, uneven).low)
 
 
 @pytest.mark.parametrize("name", ["iqm", "mean", "optimality_gap"])
 def test_statistics_take_redraws_in_front(name: str) -> None:
     statistic = getattr(statistics, name)
-    many = np.random.default_rng(0).uniform(0, 130, (5, 3, 2))
-    np.testing.assert_allclose(statistic(many), [statistic(one) for one in many])
-    back = many[::-1]
-    np.testing.assert_allclose(statistics.improvement(many, back), [statistics.improvement(*pair) for pair in zip(many, back, strict=True)])
+    rng = np.random.default_rng(0)
+    many = [rng.uniform(0, 130, (5, 3)), rng.uniform(0, 130, (5, 4))]
+    each = [[runs[i] for runs in many] for i in range(5)]
+    np.testing.assert_allclose(statistic(many), [statistic(one) for one in each])
+    back = [runs[::-1, :2] for runs in many]
+    slow = [statistics.improvement(one, [runs[i] for runs in back]) for i, one in enumerate(each)]
+    np.testing.assert_allclose(statistics.improvement(many, back), slow)
     levels = np.array([40.0, 80.0])
-    np.testing.assert_allclose(statistics.profile(many, levels).T, [statistics.profile(one, levels) for one in many])
+    np.testing.assert_allclose(statistics.profile(many, levels).T, [statistics.profile(one, levels) for one in each])
 
 
 def test_intervals_redraw_seeds_within_each_task() -> None:
     """With one task all redrawn means lie between the extremes; a task's scores never mix with another's."""
-    found = statistics.interval(statistics.mean, np.array([[0.0, 100.0], [0.0, 200.0]]))
+    found = statistics.interval(statistics.mean, [np.array([0.0, 0.0]), np.array([100.0, 200.0])])
     assert (found.value, found.low, found.high) == (75.0, 50.0, 100.0)  # the first task is 0 in every redraw, the second 100 to 200
-    ours = statistics.interval(statistics.mean, OURS[:, :1])
+    ours = statistics.interval(statistics.mean, OURS[:1])
     assert (ours.low, ours.high) == (10.0, 30.0)
-    ten = statistics.interval(statistics.mean, np.arange(10.0)[:, None])
+    ten = statistics.interval(statistics.mean, [np.arange(10.0)])
     assert 2.5 < ten.low < 3.1 and 5.9 < ten.high < 6.5  # 4.5 -+ 1.96 * sqrt(8.25 / 10)
-    assert np.isnan(statistics.interval(statistics.mean, OURS[:1]).low)
-    apart = statistics.interval(statistics.improvement, OURS + np.array([200.0, 0.0, 0.0]), OURS)
+    assert np.isnan(statistics.interval(statistics.mean, [runs[:1] for runs in OURS]).low)
+    apart = statistics.interval(statistics.improvement, [OURS[0] + 200, *OURS[1:]], OURS)
     assert apart.low >= 1 / 3  # on the first task every redraw wins
 
 
@@ -169,7 +188,7 @@ def test_intervals_of_few_runs_say_what_they_are_worth() -> None:
 
 
 def test_aggregates_compare_with_the_first(tmp_path: Path) -> None:
-    table = aggregate_table(aggregate(complete_matrices(told(rows_of(tmp_path))[1])))
+    table = aggregate_table(aggregate(complete_scores(told(rows_of(tmp_path))[1])))
     assert list(table["contestant"]) == ["a", "b"] and table["P(better than a)"].tolist()[1].startswith("1.00")
     assert table["IQM"].tolist()[1].startswith("19.5 [19.0, 20.0]")
 

@@ -63,7 +63,8 @@ def test_missing_seeds_leave_the_pairs_that_there_are() -> None:
     rows = rows_of()
     rows = rows[~((rows["label"] == "mopo") & (rows["task"] == "t2") & (rows["seed"] == 3))]
     table, _ = pairs_of(rows)
-    assert table["seeds"].tolist() == [{1: 1.0, 2: 3.0, 3: -1.0}, {1: 7.0, 2: 8.0}]  # and no row over unequal tasks
+    assert table["seeds"].tolist() == [{1: 1.0, 2: 3.0, 3: -1.0}, {1: 7.0, 2: 8.0}, {}]
+    assert table["difference"].iloc[-1].value == pytest.approx((1.0 + 7.5) / 2)  # both tasks weigh the same
     alone = rows[rows["label"] == "mopo"]
     assert pairs_of(alone)[0].empty
     single, _ = pairs_of(rows[rows["seed"] == 1])
