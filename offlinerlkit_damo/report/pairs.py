@@ -24,7 +24,8 @@ def paired_differences(rows: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.Dat
 
     Columns: contestant, beside (the plain algorithm), task, difference (an Interval of the mean over seeds, in normalised points: redrawn
     are pairs, within each task) and seeds, seed -> difference. Of several tasks there is a row "all tasks" too.
-    Seeds that only one of the two has, and runs on another dataset or model, are no pairs; the second result names them.
+    Seeds that only one of the two has, runs that have not finished, and runs on another dataset or model are no pairs; the second result
+    names the latter two.
     """
     origin = rows.groupby(RUN, as_index=False)[["dataset", "dynamics"]].first()
     table = scores.merge(origin)
@@ -37,8 +38,11 @@ def paired_differences(rows: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.Dat
         per_task = {}
         for task, group in table.groupby("task", sort=True):
             pairs = group[group["label"] == label].merge(group[group["label"] == algo], on="seed", suffixes=("", "_plain"))
+            going = ~(pairs["finished"] & pairs["finished_plain"])
+            told += [f"{label} and {algo} on {task}, seed {seed}: not both finished, no pair" for seed in pairs[going]["seed"]]
+            pairs = pairs[~going]
             unlike = pairs["dataset"] != pairs["dataset_plain"]
-            # an unfinished run has not said which model is its own
+            # model-free runs have none
             unlike |= (pairs["dynamics"] != pairs["dynamics_plain"]) & pairs["dynamics"].notna() & pairs["dynamics_plain"].notna()
             told += [f"{label} and {algo} on {task}, seed {seed}: another dataset or model, no pair" for seed in pairs[unlike]["seed"]]
             pairs = pairs[~unlike].sort_values("seed")

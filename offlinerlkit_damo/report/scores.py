@@ -109,7 +109,10 @@ def run_scores(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def score_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """A row a task and contestant: mean and standard deviation over seeds, every seed's score by its number, and the steps of its runs."""
+    """A row a task and contestant: mean and standard deviation over seeds, and by its number every seed's score and the steps of its run.
+
+    The deviation is that of these runs: its square is their mean square, divided by their number. `unfinished` has the seeds still going.
+    """
     found = []
     for (task, label), group in scores.groupby(["task", "label"], sort=False):
         ordered = group.sort_values("seed")
@@ -120,7 +123,8 @@ def score_table(scores: pd.DataFrame) -> pd.DataFrame:
                 "mean": float(ordered["score"].mean()),
                 "std": float(ordered["score"].std(ddof=0)),
                 "seeds": {int(seed): float(score) for seed, score in zip(ordered["seed"], ordered["score"], strict=True)},
-                "steps": sorted({int(steps) for steps in ordered["steps"]}),
+                "steps": dict(zip(map(int, ordered["seed"]), map(int, ordered["steps"]), strict=True)),
+                "unfinished": [int(seed) for seed in ordered[~ordered["finished"]]["seed"]],
             }
         )
     return pd.DataFrame(found)
@@ -150,10 +154,12 @@ def remarks(rows: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
     for (task, label), group in scores[~finished].groupby(["task", "label"], sort=False):
         going = ", ".join(f"seed {run.seed} ({run.steps} steps)" for run in group.itertuples())
         found.append(f"{label} on {task} has not finished: {going}")
-    few = scores[finished & (scores["evaluations"] < LAST)]
+    few = scores[scores["evaluations"] < LAST]
     if len(few):
         numbers = " to ".join(str(number) for number in sorted({few["evaluations"].min(), few["evaluations"].max()}))
-        found.append(f"{len(few)} of {len(scores)} runs have only {numbers} evaluations, of which their scores are the means")
+        runs = f"{len(few)} of {len(scores)} runs {'has' if len(few) == 1 else 'have'}"
+        what = "evaluation" if numbers == "1" else "evaluations"
+        found.append(f"{runs} only {numbers} {what} instead of {LAST} to take the mean of")
     sizes = scores.groupby(["task", "label"]).size()
     return found + few_of(int(sizes.min()), int(sizes.max()), "seed")
 

@@ -9,6 +9,7 @@ import pandas as pd
 from offlinerlkit_damo.config import packaged
 
 NONE = "-"  # nothing was run, or published
+UNFINISHED = " *"
 
 
 def published() -> list[tuple[str, dict[str, dict[str, float]]]]:
@@ -17,11 +18,14 @@ def published() -> list[tuple[str, dict[str, dict[str, float]]]]:
 
 
 def wide(table: pd.DataFrame, means: dict[str, float]) -> pd.DataFrame:
-    """A row a task, a column a contestant: "mean ± std (seed, seed, ...)", of one seed its score; `means` are the datasets' mean scores."""
+    """A row a task, a column a contestant: "mean ± std (seed, seed, ...)", of one seed its score; `means` are the datasets' mean scores.
+
+    A cell with runs that have not finished is marked, and says at which steps these stand: "2.0 ± 1.0 * (3.0, 1.0 at 4k)".
+    """
     labels = list(dict.fromkeys(table["label"]))
     found = []
     for task, group in table.groupby("task", sort=True):
-        steps = sorted({number for numbers in group["steps"] for number in numbers})
+        steps = sorted({number for numbers in group["steps"] for number in numbers.values()})
         row = {
             "task": str(task),
             "steps": " to ".join(f"{number:,}" for number in sorted({steps[0], steps[-1]})),
@@ -33,9 +37,16 @@ def wide(table: pd.DataFrame, means: dict[str, float]) -> pd.DataFrame:
 
 
 def _cell(entry: Any) -> str:
+    steps = {seed: f"at {_short(entry['steps'][seed])}" for seed in entry["unfinished"]}
+    mark = UNFINISHED if steps else ""
     if len(entry["seeds"]) == 1:  # which has no spread
-        return _points(entry["mean"])
-    return f"{_points(entry['mean'])} ± {entry['std']:.1f} ({', '.join(map(_points, entry['seeds'].values()))})"
+        return _points(entry["mean"]) + mark + "".join(f" ({text})" for text in steps.values())
+    every = ", ".join(" ".join([_points(score), *filter(None, [steps.get(seed)])]) for seed, score in entry["seeds"].items())
+    return f"{_points(entry['mean'])} ± {entry['std']:.1f}{mark} ({every})"
+
+
+def _short(steps: int) -> str:
+    return f"{steps // 1000:,}k" if steps % 1000 == 0 else f"{steps:,}"
 
 
 def _points(score: float) -> str:

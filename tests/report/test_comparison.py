@@ -61,12 +61,16 @@ def test_a_runs_score_is_the_mean_of_its_last_ten_evaluations(tmp_path: Path) ->
     text = markdown(wide(table, {"hopper-medium": 3.5}))
     assert "| hopper-medium | 1,200 | 3.5 | 9.5 ± 0.5 (9.0, 10.0) | 19.5 ± 0.5 (19.0, 20.0) |" in text
     assert "| hopper-random | 1,200 | - |" in text
-    alone = {"task": "t", "label": "a", "mean": -0.04, "std": 0.0, "seeds": {3: -0.04}, "steps": [5]}
+    alone = {"task": "t", "label": "a", "mean": -0.04, "std": 0.0, "seeds": {3: -0.04}, "steps": {3: 5}, "unfinished": []}
     assert wide(pd.DataFrame([alone]), {}).iloc[0].to_dict() == {"task": "t", "steps": "5", "dataset": "-", "a": "0.0"}
+    assert wide(pd.DataFrame([{**alone, "unfinished": [3]}]), {})["a"].tolist() == ["0.0 * (at 5)"]
+    two = {"task": "t", "label": "a", "mean": 3.0, "std": 1.0, "seeds": {1: 4.0, 2: 2.0}, "steps": {1: 100_000, 2: 4_000}}
+    assert wide(pd.DataFrame([{**two, "unfinished": [2]}]), {})["a"].tolist() == ["3.0 ± 1.0 * (4.0, 2.0 at 4k)"]
 
 
 def test_latex_is_balanced_and_escaped() -> None:
-    entry = {"task": "walker2d_50%", "label": "a_b&c", "mean": 9.5, "std": 0.5, "seeds": {1: 9.0, 2: 10.0}, "steps": [100, 200]}
+    entry = {"task": "walker2d_50%", "label": "a_b&c", "mean": 9.5, "std": 0.5, "seeds": {1: 9.0, 2: 10.0}, "unfinished": []}
+    entry["steps"] = {1: 100, 2: 200}
     text = latex(wide(pd.DataFrame([entry]), {}))
     lines = text.splitlines()
     assert (lines[0], lines[-1]) == (r"\begin{tabular}{lrrr}", r"\end{tabular}")
@@ -97,11 +101,14 @@ def test_what_is_missing_or_unlike_is_told_and_nothing_is_cut(tmp_path: Path) ->
     assert "runs on hopper-medium learned from different datasets (hopper-medium, other)" in other
     going = remarks(*told(rows_of(tmp_path / "going", finished=False)))
     assert "b on hopper-medium has not finished: seed 1 (1200 steps), seed 2 (1200 steps)" in going
+    rows, scores = told(tmp_path / "going")
+    assert list(complete_scores(scores)) == ["a"] and "*" in wide(score_table(scores), {}).iloc[0]["b"]
+    assert left_out(rows[rows["task"] == "hopper-random"], {"a": []}) == ["no figures over all runs for b: none of their runs has finished"]
     assert "runs were made by different versions of this package (c, d)" in remarks(*told(rows_of(tmp_path / "versions", commit="d")))
     short = rows_of(tmp_path / "short") / "rows.csv"
     table = pd.read_csv(short)
     table[(table["label"] == "a") | (table["timestep"] <= 300)].to_csv(short, index=False)
-    assert "4 of 8 runs have only 3 evaluations, of which their scores are the means" in remarks(*told(short.parent))
+    assert "4 of 8 runs have only 3 evaluations instead of 10 to take the mean of" in remarks(*told(short.parent))
 
 
 def test_contestants_keep_the_order_of_the_rows(tmp_path: Path) -> None:

@@ -55,8 +55,16 @@ def test_other_models_and_data_are_no_pairs() -> None:
     other, told = pairs_of(rows_of(dynamics="another"))
     assert other.empty and len(told) == 6 and "mopo+er and mopo on t1, seed 1" in told[0]
     assert pairs_of(rows_of(dataset="another"))[0].empty
-    unfinished, told = pairs_of(rows_of(dynamics=None))
-    assert len(unfinished) == 3 and told == []
+    free, told = pairs_of(rows_of(dynamics=None))
+    assert len(free) == 3 and told == []
+
+
+def test_unfinished_runs_are_no_pairs() -> None:
+    rows = rows_of()
+    rows.loc[(rows["label"] == "mopo") & (rows["seed"] == 2) & (rows["task"] == "t1"), "finished"] = False
+    table, told = pairs_of(rows)
+    assert table["seeds"].tolist() == [{1: 1.0, 3: -1.0}, {1: 7.0, 2: 8.0, 3: 9.0}, {}]
+    assert told == ["mopo+er and mopo on t1, seed 2: not both finished, no pair"]
 
 
 def test_missing_seeds_leave_the_pairs_that_there_are() -> None:
