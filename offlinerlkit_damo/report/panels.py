@@ -91,6 +91,8 @@ def intervals(aggregates: Mapping[str, Mapping[str, Interval]], drawn: Mapping[s
             panel.plot([interval.low, interval.high], [height, height], color=look.colour, linewidth=5, alpha=0.4, solid_capstyle="butt")
             panel.plot([interval.value], [height], color=look.colour, marker=look.marker, markersize=6)
         panel.set_xlabel(name)
+        if name.startswith("P("):
+            panel.set_xlim(-0.05, 1.05)
         panel.grid(axis="x", color="0.9")
         panel.tick_params(axis="y", length=0)
         panel.spines[["left", "top", "right"]].set_visible(False)

@@ -17,8 +17,8 @@ ENOUGH = 5
 """Runs whose range, beyond which no bootstrap's interval goes, holds the median of all possible ones in nearly 95% of cases."""
 NUMBERS = ("seed", "timestep", "episode", "return", "score", "length")
 NEEDED = ("task", "label", "algo", "config_hash", "dataset", "finished", *NUMBERS)
-OPTIONAL = ("dataset_mean", "source", "dynamics", "host", "commit", "seconds", "q_data", "gamma")
-TEXTS = ("task", "label", "algo", "config_hash", "dataset", "source", "dynamics", "host", "commit")
+OPTIONAL = ("dataset_mean", "source", "dynamics", "host", "commit", "machine", "seconds", "q_data", "gamma")
+TEXTS = ("task", "label", "algo", "config_hash", "dataset", "source", "dynamics", "host", "commit", "machine")
 """Columns that are no numbers, though one of digits alone may look like one, and none is missing because it says "None"."""
 RUN = ["task", "label", "seed"]
 
@@ -120,6 +120,7 @@ def score_table(scores: pd.DataFrame) -> pd.DataFrame:
             {
                 "task": task,
                 "label": label,
+                "algo": str(ordered["algo"].iloc[0]),
                 "mean": float(ordered["score"].mean()),
                 "std": float(ordered["score"].std(ddof=0)),
                 "seeds": {int(seed): float(score) for seed, score in zip(ordered["seed"], ordered["score"], strict=True)},
