@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import check_writable, save_text
 from offlinerlkit_damo.report import page, pairs, panels, statistics
+from offlinerlkit_damo.report.figures import SUFFIXES
 from offlinerlkit_damo.report.looks import Look, looks
 from offlinerlkit_damo.report.options import changed_options
 from offlinerlkit_damo.report.origin import origin
@@ -60,8 +62,11 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     """Write report.html, its tables as scores.md and scores.tex, their numbers as scores.csv and run_scores.csv; returns the page's path.
 
     From the rows of one or more comparisons, their folders or the files themselves; what contestants changed from their folders' runs, if
-    these are there. A run's score is the mean of its last ten evaluations. Raises UserError as `read_rows` does.
+    these are there. A run's score is the mean of its last ten evaluations. Raises UserError as `read_rows` does, and for a file as
+    `out`.
     """
+    if out.suffix in (*SUFFIXES, ".html") or out.is_file():
+        raise UserError(f"{str(out)!r} is the name of a file; a comparison's report is several, so name a folder with --out")
     rows = read_rows(folders)
     check_writable(out)
     out.mkdir(parents=True, exist_ok=True)

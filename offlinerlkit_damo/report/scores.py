@@ -144,13 +144,13 @@ def remarks(rows: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
                 found.append(f"{label} was not run on {task}")
             elif lacking:
                 found.append(f"{label} on {task} has no seed {', '.join(lacking)}")
-        if ours["steps"].nunique() > 1:
-            found.append(f"runs on {task} differ in their steps: {', '.join(map(str, sorted(set(ours['steps']))))}")
-        _differing(rows[rows["task"] == task], "dataset", f"runs on {task} learned from different datasets", found)
+        ended = ours[ours["finished"]].sort_values("steps", kind="stable")
+        found += _differing(ended, "steps", f"finished runs on {task} differ in their steps")
+        found += _differing(rows[rows["task"] == task], "dataset", f"runs on {task} learned from different datasets")
     for (task, label), group in rows.groupby(["task", "label"]):
-        _differing(group, "config_hash", f"{label} on {task} has runs with different options", found)
-    _differing(rows, "host", "runs stand on different hosts' classes", found)
-    _differing(rows, "commit", "runs were made by different versions of this package", found)
+        found += _differing(group, "config_hash", f"{label} on {task} has runs with different options", by="seed")
+    found += _differing(rows, "host", "some runs used OfflineRL-Kit's classes, others the stand-in's")
+    found += _differing(rows, "commit", "runs were made by different versions of this package")
     finished = scores["finished"]
     for (task, label), group in scores[~finished].groupby(["task", "label"], sort=False):
         going = ", ".join(f"seed {run.seed} ({run.steps} steps)" for run in group.itertuples())
@@ -182,7 +182,17 @@ def few_of(smallest: int, largest: int, what: str) -> list[str]:
     ]
 
 
-def _differing(rows: pd.DataFrame, column: str, text: str, found: list[str]) -> None:
-    values: Any = rows[column].unique()
-    if len(values) > 1:
-        found.append(f"{text} ({', '.join(map(str, values))})")
+def _differing(rows: pd.DataFrame, column: str, text: str, by: str = "label") -> list[str]:
+    """`text` with each of the column's values and the contestants, or seeds, that have it; nothing where all have the same."""
+    values = list(rows[column].unique())
+    if len(values) < 2:
+        return []
+    having = {value: rows[rows[column].isna() if pd.isna(value) else rows[column] == value][by].unique() for value in values}
+    known = (f"{_named(value)} ({'' if by == 'label' else f'{by} '}{', '.join(map(str, names))})" for value, names in having.items())
+    return [f"{text}: {'; '.join(known)}"]
+
+
+def _named(value: Any) -> str:
+    if pd.isna(value):
+        return "unknown"
+    return str(value) if isinstance(value, str) else f"{value:,}"

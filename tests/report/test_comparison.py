@@ -103,13 +103,23 @@ def test_what_is_missing_or_unlike_is_told_and_nothing_is_cut(tmp_path: Path) ->
     assert list(complete_scores(without)) == ["a"]
     assert left_out(rows, {"a": []}) == ["no figures over all runs for b: not every task has a finished run of theirs"]
     other = remarks(*told(rows_of(tmp_path / "other", dataset="other")))
-    assert "runs on hopper-medium learned from different datasets (hopper-medium, other)" in other
+    assert "runs on hopper-medium learned from different datasets: hopper-medium (a); other (b)" in other
+    hosts = remarks(*told(rows_of(tmp_path / "hosts", host="offlinerlkit")))
+    assert "some runs used OfflineRL-Kit's classes, others the stand-in's: standin (a); offlinerlkit (b)" in hosts
+    rows = read_rows([tmp_path / "whole"])
+    rows.loc[(rows["label"] == "b") & (rows["seed"] == 2), "config_hash"] = "other"
+    longer = rows[(rows["label"] == "b") | (rows["timestep"] <= 1100)]
+    assert {
+        "b on hopper-medium has runs with different options: b (seed 1); other (seed 2)",
+        "finished runs on hopper-medium differ in their steps: 1,100 (a); 1,200 (b)",
+    } <= set(remarks(longer, run_scores(longer)))
     going = remarks(*told(rows_of(tmp_path / "going", finished=False)))
     assert "b on hopper-medium has not finished: seed 1 (1200 steps), seed 2 (1200 steps)" in going
     rows, scores = told(tmp_path / "going")
     assert list(complete_scores(scores)) == ["a"] and "*" in wide(score_table(scores), {}).iloc[0]["b"]
     assert left_out(rows[rows["task"] == "hopper-random"], {"a": []}) == ["no figures over all runs for b: none of their runs has finished"]
-    assert "runs were made by different versions of this package (c, d)" in remarks(*told(rows_of(tmp_path / "versions", commit="d")))
+    versions = remarks(*told(rows_of(tmp_path / "versions", commit="d")))
+    assert "runs were made by different versions of this package: c (a); d (b)" in versions
     short = rows_of(tmp_path / "short") / "rows.csv"
     table = pd.read_csv(short)
     table[(table["label"] == "a") | (table["timestep"] <= 300)].to_csv(short, index=False)
@@ -318,6 +328,8 @@ def test_names_that_look_like_numbers_or_gaps_stay_what_they_are(tmp_path: Path)
 def test_broken_tables_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no rows\.csv"):
         read_rows([tmp_path])
+    with pytest.raises(UserError, match=r"x\.png' is the name of a file; .* name a folder with --out"):
+        write_report([rows_of(tmp_path / "named")], tmp_path / "x.png")
     path = tmp_path / "rows.csv"
     path.write_text("")
     with pytest.raises(UserError, match="is no table of a comparison"):

@@ -62,8 +62,8 @@ def test_runs_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
 
 
 def test_looks_differ() -> None:
-    found = looks([str(i) for i in range(21)])
-    assert len({(look.colour, look.dashes) for look in found.values()}) == 21
+    found = looks([str(i) for i in range(56)])
+    assert len({(look.colour, look.dashes) for look in found.values()}) == 56
 
 
 def test_the_command_draws_scores_unless_told_otherwise(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
