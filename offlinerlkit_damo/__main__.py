@@ -241,7 +241,7 @@ def command_line() -> Parser:
     drawn.set_defaults(run=_figures)
 
     plot = commands.add_parser("plot", help="draw any logged figures of any runs, also of the kit's own")
-    plot.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    plot.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or any that hold some")
     plot.add_argument("--keys", metavar="K,K", help="figures of docs/metrics.md, with * for several: loss/*,damo/phi [the score]")
     plot.add_argument("--out", type=Path, default=Path("figures.png"), metavar="FILE", help="figure to write [figures.png]")
     plot.set_defaults(run=_plot)
