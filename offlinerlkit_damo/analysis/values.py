@@ -159,7 +159,8 @@ def summarised(table: pd.DataFrame, seed: int) -> pd.DataFrame:
 def table_of(summary: pd.DataFrame) -> pd.DataFrame:
     """Table 1 to read: a row a contestant with mean ± standard deviation over its seeds, and a row a run with intervals over the pairs."""
     rows = []
-    for (pairs, label), group in summary.groupby(["pairs", "label"], sort=False):
+    ordered = summary.sort_values("pairs", ascending=False, kind="stable")  # those outside the data first
+    for (pairs, label), group in ordered.groupby(["pairs", "label"], sort=False):
         about = {"pairs": f"{GROUPS[str(pairs)]} ({group['number'].iloc[0]})"}
         if len(group) > 1:
             means = {key: f"{group[key].mean():.1f} ± {group[key].std(ddof=0):.1f}" for key in MEASURED}

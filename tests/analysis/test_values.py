@@ -58,7 +58,10 @@ def test_the_table_has_every_run_and_the_mean_over_seeds() -> None:
         bounds = {f"{key}{end}": value + shift for key in ("critic", "real", "difference") for end, shift in ends}
         return {"label": label, "seed": seed, "pairs": "out", "number": 40, **bounds}
 
-    table = table_of(pd.DataFrame([run("damo", 1, 10.0), run("mopo", 1, 5.0), run("damo", 2, 14.0)]))
+    inside = {**run("damo", 1, 1.0), "pairs": "in"}
+    both = table_of(pd.DataFrame([inside, run("damo", 1, 10.0), run("mopo", 1, 5.0), run("damo", 2, 14.0)]))
+    assert both.iloc[-1]["pairs"] == "inside the data (40)"
+    table = both.iloc[:-1]
     assert list(table.columns) == ["pairs", "run", "critic", "real", "critic - real"]
     assert table[["run", "critic"]].to_records(index=False).tolist() == [
         ("damo, 2 seeds", "12.0 ± 2.0"), ("damo, seed 1", "10.0 [9.0, 11.0]"), ("damo, seed 2", "14.0 [13.0, 15.0]"),
