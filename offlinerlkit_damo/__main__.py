@@ -95,10 +95,15 @@ def _report(arguments: argparse.Namespace) -> None:
     from offlinerlkit_damo.report.scores import ROWS
     from offlinerlkit_damo.training.run_folder import FACTS
 
-    if any((path / ROWS).is_file() for path in arguments.runs):
+    comparisons = [path for path in arguments.runs if path.is_file() or (path / ROWS).is_file()]
+    single = [path for path in arguments.runs if (path / FACTS).exists()]
+    if comparisons and single:
+        raise UserError(f"{str(comparisons[0])!r} is a comparison and {str(single[0])!r} a single run; report either kind by itself")
+    if comparisons:
         from offlinerlkit_damo.report.comparison import write_report
 
-        print(write_report(arguments.runs, arguments.out or arguments.runs[0]))
+        first = arguments.runs[0]
+        print(write_report(arguments.runs, arguments.out or (first.parent if first.is_file() else first)))
         return
     for path in arguments.runs:
         if not (path / FACTS).exists():
@@ -215,7 +220,7 @@ def command_line() -> Parser:
     doctor.set_defaults(run=_doctor)
 
     figure = commands.add_parser("report", help="draw the learning curves of run folders, or write the report of a comparison")
-    figure.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of one task, or folders of comparisons")
+    figure.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of one task, or comparisons (or their rows.csv)")
     figure.add_argument("--out", type=Path, metavar="PATH", help="figure to write [learning_curve.png]; a report's folder [the first RUN]")
     figure.set_defaults(run=_report)
 
@@ -244,7 +249,7 @@ def command_line() -> Parser:
     drawn.set_defaults(run=_figures)
 
     plot = commands.add_parser("plot", help="draw any logged figures of any runs, also of the kit's own")
-    plot.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    plot.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or any that hold some")
     plot.add_argument("--keys", metavar="K,K", help="figures of docs/metrics.md, with * for several: loss/*,damo/phi [the score]")
     plot.add_argument("--out", type=Path, default=Path("figures.png"), metavar="FILE", help="figure to write [figures.png]")
     plot.set_defaults(run=_plot)

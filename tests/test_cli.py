@@ -136,6 +136,17 @@ def test_no_dynamics_to_be_had(flags: list[str], place: Path) -> None:
     assert {name: after[name] for name in earlier} == earlier
 
 
+def test_a_comparison_is_reported_by_its_rows_and_not_with_single_runs(place: Path) -> None:
+    (place / "both").mkdir()
+    (place / "both" / "rows.csv").write_text("task\nhopper\n")
+    (place / "log" / "run.json").parent.mkdir(parents=True, exist_ok=True)
+    (place / "log" / "run.json").write_text("{}")
+    with pytest.raises(UserError, match="'both' is a comparison and 'log' a single run"):
+        main(["report", "both", "log"])
+    with pytest.raises(UserError, match=r"'both/rows.csv' lacks the columns label"):
+        main(["report", "both/rows.csv"])
+
+
 def test_report_of_a_broken_run(place: Path) -> None:
     """A run.json that a crash or an editor cut off is named."""
     (place / "log" / "run.json").write_text('{"task":')

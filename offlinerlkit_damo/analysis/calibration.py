@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from offlinerlkit_damo.analysis.clouds import Transitions, offline
-from offlinerlkit_damo.analysis.drawing import Drawn
+from offlinerlkit_damo.analysis.drawing import Drawn, with_interval
 from offlinerlkit_damo.analysis.overlap import auc, estimate, redrawn
 from offlinerlkit_damo.analysis.runs import Learned, settings_of
 from offlinerlkit_damo.analysis.settings import Settings
 from offlinerlkit_damo.report.looks import looks
+from offlinerlkit_damo.report.tables import NONE
 from offlinerlkit_damo.tasks import OfflineDataset, can_make, resolve_dataset
 from offlinerlkit_damo.training.dynamics import seed_everything
 
@@ -42,7 +43,7 @@ def draw_calibration(runs: Sequence[Learned], dataset: OfflineDataset, settings:
         logits = [run.logits(x.observations, x.actions, x.next_observations) for x in (fake, real)]
         found = reliability(logits[0], logits[1], fake.groups, real.groups, seed=settings.seed)
         bins.append(found.bins.assign(label=run.run.label, seed=run.run.seed))
-        scores.append({"label": run.run.label, "seed": run.run.seed, **found.scores})
+        scores.append({"label": run.run.label, "seed": run.run.seed, "score": run.run.score, **found.scores})
     table = pd.concat(bins, ignore_index=True)
     about = {
         "task": runs[0].task.name, "dataset": dataset.fingerprint, "runs": [settings_of(run.run) for run in runs],
@@ -50,7 +51,24 @@ def draw_calibration(runs: Sequence[Learned], dataset: OfflineDataset, settings:
         "rows": {"real": len(real.groups), "synthetic_at_most": size}, "seed": settings.seed,
         "intervals": "95%, bootstrap over episodes and rollouts", "scores": scores,
     }  # fmt: skip
-    return Drawn(_figure(table, scores, fresh), table, about)
+    return Drawn(_figure(table, scores, fresh), table, about, shown=table_of(scores))
+
+
+def table_of(scores: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """A row a run to read: its score, and how well its classifier is calibrated."""
+    return pd.DataFrame(
+        [
+            {
+                "run": f"{score['label']}, seed {score['seed']}",
+                "score": NONE if score["score"] is None else f"{score['score']:.1f}",
+                "calibration error": f"{score['calibration_error']:.3f}",
+                "cross-entropy": f"{score['cross_entropy']:.3f}",
+                "accuracy": f"{score['accuracy']:.3f}",
+                "AUC": with_interval(score["auc"], score["auc_low"], score["auc_high"], 2),
+            }
+            for score in scores
+        ]
+    )
 
 
 def held_out(run: Learned, dataset: OfflineDataset) -> tuple[Transitions, bool]:

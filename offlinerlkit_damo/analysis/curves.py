@@ -19,30 +19,35 @@ from offlinerlkit_damo.report.scores import LAST, on_common_grid
 from offlinerlkit_damo.training.run_folder import is_finished
 
 VALUE = "eval/q_data"
+DIVERGED = 30  # times the median
 
 
 def draw_curves(runs: Sequence[Run]) -> Drawn:
     """Score and critic's value of the data over training, and one against the other; every run a line, unsmoothed.
 
-    Thick is the mean over seeds, as far as all of them have come.
+    Thick is the mean over seeds, as far as all of them have come. A run that logs no value, because it has no Q(s, a), is in the first
+    panel alone. Raises UserError if no run has a score.
     """
-    tables = []
+    tables, left_out = [], []
     for run in runs:
-        progress = read_progress(run.folder)
-        if SCORE not in progress or VALUE not in progress:
-            missing = SCORE if SCORE not in progress else VALUE
-            raise UserError(f"{str(run.folder)!r} has not logged {missing}; leave it out")
-        rows = progress.dropna(subset=[SCORE])[["timestep", SCORE, VALUE]].rename(columns={SCORE: "score", VALUE: "value"})
-        tables.append(rows.assign(label=run.label, seed=run.seed))
+        progress = read_progress(run.folder).reindex(columns=["timestep", SCORE, VALUE])
+        rows = progress.dropna(subset=[SCORE]).rename(columns={SCORE: "score", VALUE: "value"})
+        if rows.empty:
+            left_out.append(run.name)
+        else:
+            tables.append(rows.assign(label=run.label, seed=run.seed))
+    if not tables:
+        raise UserError(f"none of these runs has logged {SCORE} yet; wait for their first evaluation")
     table = pd.concat(tables, ignore_index=True)[["label", "seed", "timestep", "score", "value"]]
     figure = Figure(figsize=(14, 4.6), layout="constrained")
     figure.suptitle(runs[0].facts["config"]["task"])
     panels = figure.subplots(1, 3)
     for name, look in looks(list(dict.fromkeys(table["label"]))).items():
         how = {"color": look.colour, "linestyle": look.dashes}
-        ours = table[table["label"] == name]
-        several = ours["seed"].nunique() > 1
+        every = table[table["label"] == name]
         for panel, (x, y) in zip(panels, (("timestep", "score"), ("timestep", "value"), ("score", "value")), strict=True):
+            ours = every if y == "score" else every.dropna(subset=["value"])
+            several = ours["seed"].nunique() > 1
             for i, (_, run_rows) in enumerate(ours.groupby("seed")):
                 label = None if i or several else name
                 panel.plot(run_rows[x], run_rows[y], linewidth=0.8 if several else 1.6, alpha=0.5 if several else 1, label=label, **how)
@@ -51,12 +56,17 @@ def draw_curves(runs: Sequence[Run]) -> Drawn:
             if several:
                 mean = on_common_grid(ours, ("score", "value"))
                 panel.plot(mean[x], mean[y], linewidth=2.2, label=name, **how)
+    usual = float(table["value"].abs().median())
+    if table["value"].abs().max() > DIVERGED * usual > 0:
+        for panel in panels[1:]:  # beside one that diverges the others would be one line
+            panel.set_yscale("symlog", linthresh=2 * usual)
     panels[0].set(xlabel="gradient steps", ylabel="normalised score", title="return")
     panels[1].set(xlabel="gradient steps", ylabel="mean Q on the data", title="value estimate")
     panels[2].set(xlabel="normalised score", ylabel="mean Q on the data", title="one against the other (dot: the end)")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)))
-    return Drawn(figure, table, {"task": runs[0].facts["config"]["task"], "runs": [settings_of(run) for run in runs]})
+    shown = [settings_of(run) for run in runs if run.name not in left_out]
+    return Drawn(figure, table, {"task": runs[0].facts["config"]["task"], "runs": shown, "left_out": left_out})
 
 
 def draw_alpha(runs: Sequence[Run]) -> Drawn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,11 +12,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from offlinerlkit_damo.analysis.clouds import KINDS, Transitions, offline, scale_of
-from offlinerlkit_damo.analysis.drawing import Drawn
+from offlinerlkit_damo.analysis.drawing import Drawn, with_interval
 from offlinerlkit_damo.analysis.overlap import Cloud, Estimate, halved, median_distance, mmd, two_sample_auc
 from offlinerlkit_damo.analysis.runs import Learned, settings_of
 from offlinerlkit_damo.analysis.settings import Settings
 from offlinerlkit_damo.analysis.simulation import OpenSimulator
+from offlinerlkit_damo.report.tables import NONE
 from offlinerlkit_damo.tasks import OfflineDataset
 from offlinerlkit_damo.training.dynamics import seed_everything
 
@@ -66,9 +68,9 @@ def draw_distributions(runs: Sequence[Learned], dataset: OfflineDataset, setting
         overlaps = _overlaps(kind, runs, ours, scale.cloud(data.sample(2 * settings.points, rng), kind), settings.seed)
         for j, panel in enumerate(panels[i]):
             own = overlaps[1 + j * len(PAIRS) :][: len(PAIRS)]  # behind that of the dataset with itself
-            text = "\n".join(f"{x['cloud']} / {x['other']}: AUC {x['auc']:.2f}" for x in own)
+            text = "\n".join(f"{x['cloud']} / {x['other']}: AUC {x['auc']:.2f}, MMD {x['mmd']:.2f}" for x in own)
             box = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}
-            panel.text(0.03, 0.03, text, transform=panel.transAxes, fontsize=7, bbox=box)
+            panel.text(0.03, 0.03, text, transform=panel.transAxes, fontsize=6.5, bbox=box)
         rows += overlaps
     handles = {str(x.get_label()): x for x in panels[0][0].collections}
     legend = figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3, markerscale=4)
@@ -82,7 +84,23 @@ def draw_distributions(runs: Sequence[Learned], dataset: OfflineDataset, setting
         "mmd": "squared maximum mean discrepancy, Gaussian kernel of the offline data's median distance; about 0: the same distribution",
         "intervals": "95%, bootstrap over episodes and rollouts; one half of them where the classifier is held out",
     }  # fmt: skip
-    return Drawn(figure, pd.DataFrame(rows), about, pd.concat(points, ignore_index=True))
+    return Drawn(figure, pd.DataFrame(rows), about, pd.concat(points, ignore_index=True), _shown(rows))
+
+
+def _shown(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """A row a run, kind and pair of clouds, with intervals."""
+    return pd.DataFrame(
+        [
+            {
+                "of": row["kind"],
+                "run": f"{row['label']}, seed {row['seed']}" if row["label"] else NONE,
+                "clouds": f"{row['cloud']} / {row['other']}",
+                "AUC": with_interval(row["auc"], row["auc_low"], row["auc_high"], 2),
+                "squared MMD": with_interval(row["mmd"], row["mmd_low"], row["mmd_high"], 3),
+            }
+            for row in rows
+        ]
+    )
 
 
 def _overlaps(

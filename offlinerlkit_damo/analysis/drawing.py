@@ -6,24 +6,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from offlinerlkit_damo.files import replacing, save_json
+from offlinerlkit_damo.files import replacing, save_json, save_text
+from offlinerlkit_damo.report.tables import markdown
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure, the table of its numbers, what they were computed from, and the places of its points where the table has none."""
+    """A figure, its numbers, what they were computed from, its points' places where the numbers have none, and a table to read."""
 
     figure: Figure
     table: pd.DataFrame
     about: dict[str, Any]
     points: pd.DataFrame | None = None
+    shown: pd.DataFrame | None = None
 
 
 def write(name: str, drawn: Drawn, out: Path, suffix: str) -> Path:
-    """out/<name>.<suffix>, and beside it <name>.csv, <name>.json and, where there is one, <name>_points.csv; returns the figure's path."""
+    """out/<name>.<suffix>, beside it <name>.csv, .json and, where there are some, <name>_points.csv and .md; returns the figure's path."""
     path = out / f"{name}.{suffix}"
     with replacing(path) as temporary:
         drawn.figure.savefig(temporary, dpi=150)
@@ -31,5 +34,12 @@ def write(name: str, drawn: Drawn, out: Path, suffix: str) -> Path:
     for file, table in tables.items():
         with replacing(out / file) as temporary:
             table.to_csv(temporary, index=False)
+    if drawn.shown is not None:
+        save_text(markdown(drawn.shown), path.with_suffix(".md"))
     save_json(drawn.about, path.with_suffix(".json"))
     return path
+
+
+def with_interval(value: float, low: float, high: float, digits: int) -> str:
+    """For tables to read: "1.2 [0.9, 1.5]"."""
+    return f"{value:.{digits}f}" + ("" if np.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]")

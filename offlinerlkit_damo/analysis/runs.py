@@ -16,6 +16,8 @@ from offlinerlkit_damo.analysis.clouds import Transitions
 from offlinerlkit_damo.compare.rows import config_hash
 from offlinerlkit_damo.config import MODEL_BASED, Config
 from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.report.results import read_evaluations
+from offlinerlkit_damo.report.scores import LAST
 from offlinerlkit_damo.tasks import OfflineDataset, Task, config_task, resolve_dataset
 from offlinerlkit_damo.training.dynamics import build_dynamics, load_dynamics
 from offlinerlkit_damo.training.resume import changed_options
@@ -43,6 +45,14 @@ class Run:
     def name(self) -> str:
         """Of one run among several with the same label."""
         return f"{self.label}, seed {self.seed}"
+
+    @property
+    def score(self) -> float | None:
+        """The mean of its last evaluations, normalised points; None if it has none."""
+        try:
+            return float(read_evaluations(self.folder)["score"].tail(LAST).mean())
+        except UserError:
+            return None
 
     @cached_property
     def config(self) -> Config:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from offlinerlkit_damo.analysis.clouds import Transitions, offline, scale_of
-from offlinerlkit_damo.analysis.drawing import Drawn
+from offlinerlkit_damo.analysis.drawing import Drawn, with_interval
 from offlinerlkit_damo.analysis.overlap import Estimate, estimate, redrawn, squared_distances
 from offlinerlkit_damo.analysis.runs import Learned, settings_of
 from offlinerlkit_damo.analysis.settings import Settings
@@ -29,6 +29,7 @@ REST = 0.01  # of a constant reward's return that lies behind the horizon
 CANDIDATES = 500  # visited states of every run
 KNOWN = 2000  # rows of the data that say how far its own rows are from the rest
 CHUNK = 50  # rows of one block of distances
+MEASURED = ("critic", "real", "difference")
 GROUPS = {"out": "outside the data", "in": "inside the data"}
 
 
@@ -118,7 +119,7 @@ def draw_values(runs: Sequence[Learned], dataset: OfflineDataset, settings: Sett
         "intervals": "95%, bootstrap over the episodes in which the states were visited",
         "values": summary.to_dict("records"),
     }  # fmt: skip
-    return Drawn(_figure(summary), table, about)
+    return Drawn(_figure(summary), table, about, shown=table_of(summary))
 
 
 def _candidates(
@@ -149,10 +150,25 @@ def summarised(table: pd.DataFrame, seed: int) -> pd.DataFrame:
         draws = redrawn(len(counts), np.random.default_rng(seed))
         means = [estimate(draws @ each / (draws @ counts)) for each in sums]
         row = {"label": label, "seed": run_seed, "pairs": name, "number": len(group)}
-        for key, x in zip(("critic", "real", "difference"), means, strict=True):
+        for key, x in zip(MEASURED, means, strict=True):
             row |= {key: x.value, f"{key}_low": x.low, f"{key}_high": x.high}
         found.append(row)
     return pd.DataFrame(found)
+
+
+def table_of(summary: pd.DataFrame) -> pd.DataFrame:
+    """Table 1 to read: a row a contestant with mean ± standard deviation over its seeds, and a row a run with intervals over the pairs."""
+    rows = []
+    ordered = summary.sort_values("pairs", ascending=False, kind="stable")  # those outside the data first
+    for (pairs, label), group in ordered.groupby(["pairs", "label"], sort=False):
+        about = {"pairs": f"{GROUPS[str(pairs)]} ({group['number'].iloc[0]})"}
+        if len(group) > 1:
+            means = {key: f"{group[key].mean():.1f} ± {group[key].std(ddof=0):.1f}" for key in MEASURED}
+            rows.append({**about, "run": f"{label}, {len(group)} seeds", **means})
+        for _, run in group.iterrows():
+            cells = {key: with_interval(run[key], run[f"{key}_low"], run[f"{key}_high"], 1) for key in MEASURED}
+            rows.append({**about, "run": f"{label}, seed {run['seed']}", **cells})
+    return pd.DataFrame(rows).rename(columns={"difference": "critic - real"})
 
 
 def _figure(summary: pd.DataFrame) -> Figure:

@@ -3,112 +3,163 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import check_writable, save_text
 from offlinerlkit_damo.report import page, pairs, panels, statistics
+from offlinerlkit_damo.report.figures import SUFFIXES
 from offlinerlkit_damo.report.looks import Look, looks
+from offlinerlkit_damo.report.options import changed_options
+from offlinerlkit_damo.report.origin import origin
 from offlinerlkit_damo.report.planned import unmeasured
 from offlinerlkit_damo.report.scores import LAST, contestants, curves, read_rows, remarks, run_scores, score_table
-from offlinerlkit_damo.report.statistics import Interval, Scores
-from offlinerlkit_damo.report.tables import NONE, latex, markdown, published_tables, wide
+from offlinerlkit_damo.report.statistics import Floats, Interval, Scores
+from offlinerlkit_damo.report.tables import NONE, latex, markdown, numbers, published_tables, wide
 
 SCORES = (
     f"A run's score is the mean of its last {LAST} evaluations, in normalised points: 0 for a random and 100 for an expert policy. A cell "
-    "has mean ± standard deviation over seeds and, below, every seed; dataset is the mean score of its episodes, steps are gradient steps."
+    "has mean ± standard deviation over seeds (of these runs: divided by their number) and, below, every seed; dataset is the mean score "
+    "of its episodes, steps are gradient steps. *: not finished, so far at the steps named; such runs are in nothing else but the curves."
+)
+INTERVALS = (
+    f"In brackets, as bars and shaded: 95% intervals, from {statistics.RESAMPLES} redraws of the seeds within each task (stratified "
+    "percentile bootstrap). "
 )
 OVER_ALL = (
-    "Over all runs of all tasks, of the contestants that have every seed on every task. In brackets, as bars and shaded: 95% intervals, "
-    f"from {statistics.RESAMPLES} redraws of the seeds within each task (stratified percentile bootstrap). IQM: mean of the middle half of "
-    "all runs. Optimality gap: how far runs stay below an expert's 100 points, less is better. P: the probability that a run beats one of "
-    "the first contestant on the same task."
+    "IQM: mean of the middle half of all runs. Optimality gap: how far runs stay below an expert's 100 points, less is better. P: the "
+    "probability that a run beats one of the first contestant on the same task."
 )
+SEVERAL = "Every task counts the same, however many seeds it has, but for the IQM. "
 VALUES = (
     "Value estimate against real return. Solid: the first critic's mean value of the data. Dotted: the discounted return of an "
     "evaluation's episode, from its return and length as if its reward were spread evenly. Thin: every seed; thick: their mean. A critic "
     "values its own algorithm's reward (MOPO's is penalised, DAMO's refined, the DICE family's scaled), so a gap alone is no error; one "
     "that widens without end is. Contestants without a critic Q(s, a) have no panel."
 )
-UNLIKE = ", which is not the data above: no measure for those scores."
+MIDDLE = np.array([50.0])
+PAIRED = "Beside the plain algorithm"
+PUBLISHED = (
+    "Not measured here, but published for the algorithms themselves on D4RL's data; above may be contestants of these names with other "
+    "options"
+)
+UNLIKE = ". That is not the data above: no measure for the scores there."
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table of the report."""
+
+    title: str
+    about: str
+    table: pd.DataFrame
 
 
 def write_report(folders: Sequence[Path], out: Path) -> Path:
-    """Write scores.md, .csv and .tex, and report.html, from the rows of one or more comparisons; returns the page's path.
+    """Write report.html, its tables as scores.md and scores.tex, their numbers as scores.csv and run_scores.csv; returns the page's path.
 
-    A run's score is the mean of its last ten evaluations. Raises UserError as `read_rows` does.
+    From the rows of one or more comparisons, their folders or the files themselves; what contestants changed from their folders' runs, if
+    these are there. A run's score is the mean of its last ten evaluations. Raises UserError as `read_rows` does, and for a file as
+    `out`.
     """
+    if out.suffix in (*SUFFIXES, ".html") or out.is_file():
+        raise UserError(f"{str(out)!r} is the name of a file; a comparison's report is several, so name a folder with --out")
     rows = read_rows(folders)
     check_writable(out)
     out.mkdir(parents=True, exist_ok=True)
     scores = run_scores(rows)
     means = {str(task): float(mean) for task, mean in rows.groupby("task")["dataset_mean"].first().dropna().items()}
-    shown = wide(score_table(scores), means)
-    matrices = complete_matrices(scores)
+    table = score_table(scores)
+    complete = complete_scores(scores)
+    aggregates = aggregate(complete)
     differences, unpaired = pairs.paired_differences(rows, scores)
-    told = remarks(rows, scores) + unmeasured(folders, rows) + left_out(rows, matrices) + unpaired
-    algos = {str(label): str(algo) for label, algo in scores.groupby("label", sort=False)["algo"].first().items()}
-    theirs = published_tables([str(task) for task in shown["task"]], algos)
-    about = "Published, not measured here, on D4RL's data" + ("." if rows["source"].eq("d4rl").all() else UNLIKE)
-    aggregates = aggregate(matrices)
-    summary = aggregate_table(aggregates)
+    told = remarks(rows, scores) + unmeasured(folders, rows) + left_out(rows, complete) + unpaired
+    measured = [Section("Scores", SCORES, wide(table, means)), *_published(rows, scores), *_changed(folders, rows)]
+    overall = _overall(aggregates, rows["task"].nunique())
+    paired = [] if differences.empty else [Section(PAIRED, pairs.caption(differences), pairs.shown(differences))]
+    sections = [*measured, *overall, *paired]
 
-    text = markdown(shown) + "".join(f"\n* {note}" for note in told) + ("\n" if told else "")
-    text += "" if summary.empty else f"\n{markdown(summary)}"
-    text += "" if differences.empty else f"\n{pairs.CAPTION}\n\n{markdown(pairs.shown(differences))}"
-    save_text(text + "".join(f"\n{about} {source}:\n\n{markdown(table)}" for source, table in theirs), out / "scores.md")
-    save_text(scores.to_csv(index=False), out / "scores.csv")
-    save_text(latex(shown) + ("" if summary.empty else f"\n{latex(summary)}"), out / "scores.tex")
+    notes = "".join(f"* {note}\n" for note in told) + ("\n" if told else "")
+    save_text(notes + "\n".join(f"**{x.title}.** {x.about}\n\n{markdown(x.table)}" for x in sections), out / "scores.md")
+    save_text("\n".join(f"% {x.title}\n{latex(x.table)}" for x in sections), out / "scores.tex")
+    save_text(numbers(table, means).to_csv(index=False), out / "scores.csv")
+    save_text(scores.to_csv(index=False), out / "run_scores.csv")
 
     drawn = looks(contestants(rows))
+    tasks = sorted(map(str, rows["task"].unique()))
+    where = tasks[0] if len(tasks) == 1 else f"{len(tasks)} tasks"
+    figures = _over_all_runs(aggregates, complete, drawn) if overall else []
+    of_tasks = [_of_task(str(task), group, drawn, means.get(str(task)), rows) for task, group in curves(rows).groupby("task", sort=True)]
     parts = [
-        page.paragraph(f"Contestants: {', '.join(drawn)}. Tasks: {len(shown)}. Runs: {len(scores)}."),
+        page.facts(origin(rows, scores)),
         page.notes(told),
-        page.heading("Scores"),
-        page.paragraph(SCORES),
-        page.table(shown, "Scores measured here"),
-        *([page.paragraph(about)] if theirs else []),
-        *(page.table(table, source) for source, table in theirs),
-        *_over_all_tasks(aggregates, summary, matrices, drawn),
-        *([] if differences.empty else _beside_the_plain(pairs.shown(differences))),
+        *_html(measured),
+        *_html(overall),
+        *figures,
+        *_html(paired),
+        *(part for parts in of_tasks for part in parts),
     ]
-    for task, group in curves(rows).groupby("task", sort=True):
-        parts += _of_task(str(task), group, drawn, means.get(str(task)))
-    save_text(page.page("Comparison", parts), out / "report.html")
+    title = f"Comparison of {len(drawn)} {'contestant' if len(drawn) == 1 else 'contestants'} on {where}"
+    save_text(page.page(title, parts), out / "report.html")
     return out / "report.html"
 
 
-def _beside_the_plain(differences: pd.DataFrame) -> list[str]:
-    return [page.heading("Beside the plain algorithm"), page.paragraph(pairs.CAPTION), page.table(differences, "Paired differences")]
+def _html(sections: Sequence[Section]) -> list[str]:
+    return [part for x in sections for part in (page.heading(x.title), page.paragraph(x.about), page.table(x.table, x.title))]
 
 
-def _over_all_tasks(
-    aggregates: Mapping[str, Mapping[str, Interval]],
-    summary: pd.DataFrame,
-    matrices: Mapping[str, Scores],
-    drawn: Mapping[str, Look],
-) -> list[str]:
-    if not matrices:
+def _published(rows: pd.DataFrame, scores: pd.DataFrame) -> list[Section]:
+    algos = {str(label): str(algo) for label, algo in scores.groupby("label", sort=False)["algo"].first().items()}
+    tasks = sorted(map(str, scores["task"].unique()))
+    about = PUBLISHED + ("." if rows["source"].eq("d4rl").all() else UNLIKE)
+    return [Section(f"Published: {source}", about, table) for source, table in published_tables(tasks, algos)]
+
+
+def _changed(folders: Sequence[Path], rows: pd.DataFrame) -> list[Section]:
+    shared, table = changed_options(folders, contestants(rows))
+    if table.empty:
         return []
-    figures = [
+    alike = "; ".join(f"{name}: {text}" for name, text in shared.items()) or "nothing"
+    about = f"Beside the presets of this version of the package. All contestants that read them changed {alike}."
+    return [Section("What each contestant changes", about, table)]
+
+
+def _overall(aggregates: Mapping[str, Mapping[str, Interval]], tasks: int) -> list[Section]:
+    if not aggregates:
+        return []
+    known = INTERVALS if any(not np.isnan(x.low) for found in aggregates.values() for x in found.values()) else ""
+    several = SEVERAL if tasks > 1 else ""
+    few = "" if "IQM" in aggregates else f" There is no IQM: of fewer than {statistics.FEWEST} runs of a contestant it has no meaning."
+    title = "Over all tasks" if tasks > 1 else "All runs together"
+    about = f"Of the contestants that have finished runs on every task. {several}{known}{OVER_ALL}{few}"
+    return [Section(title, about, aggregate_table(aggregates))]
+
+
+def _over_all_runs(
+    aggregates: Mapping[str, Mapping[str, Interval]], complete: Mapping[str, Scores], drawn: Mapping[str, Look]
+) -> list[str]:
+    return [
         page.figure(
             panels.intervals(aggregates, drawn),
             "The table's figures with their intervals.",
             "Dots with bars: the numbers of the table above.",
         ),
         page.figure(
-            panels.profiles(matrices, drawn),
+            panels.profiles(complete, drawn),
             "Performance profiles: the share of runs above a score, higher is better.",
             "Performance profiles. Shares of runs above 50 points: "
-            + ", ".join(f"{label} {float((matrix > 50).mean()):.2f}" for label, matrix in matrices.items()),
+            + ", ".join(f"{label} {statistics.profile(ours, MIDDLE)[0]:.2f}" for label, ours in complete.items()),
         ),
     ]
-    return [page.heading("Over all tasks"), page.paragraph(OVER_ALL), page.table(summary, "Over all tasks"), *figures]
 
 
-def _of_task(task: str, evaluations: pd.DataFrame, drawn: Mapping[str, Look], dataset_mean: float | None) -> list[str]:
+def _of_task(
+    task: str, evaluations: pd.DataFrame, drawn: Mapping[str, Look], dataset_mean: float | None, rows: pd.DataFrame
+) -> list[str]:
     last = evaluations.groupby(["label", "seed"]).tail(1).groupby("label")["score"].mean()
     ends = f"{task}. Mean scores of the last evaluation: " + ", ".join(f"{label} {last[label]:.1f}" for label in drawn if label in last)
     found = [
@@ -121,6 +172,9 @@ def _of_task(task: str, evaluations: pd.DataFrame, drawn: Mapping[str, Look], da
     ]
     if evaluations["minutes"].notna().any():
         caption = "Wall-clock against score, on the machines of the runs and beside whatever else they were doing; lines as above."
+        machines = [str(name) for name in rows[rows["task"] == task]["machine"].dropna().unique()]
+        if len(machines) > 1:
+            caption += f" These runs were made on {len(machines)} machines ({', '.join(machines)}): times of different ones do not compare."
         found.append(page.figure(panels.wall_clock(evaluations, drawn), caption, f"Wall-clock against score on {ends}"))
     valued = evaluations.dropna(subset=["q_data", "worth"])
     if len(valued):
@@ -132,26 +186,30 @@ def _of_task(task: str, evaluations: pd.DataFrame, drawn: Mapping[str, Look], da
     return found
 
 
-STATISTICS: dict[str, Callable[[Scores], Scores]] = {
+STATISTICS: dict[str, Callable[[Scores], Floats]] = {
     "IQM": statistics.iqm,
     "mean": statistics.mean,
     "optimality gap": statistics.optimality_gap,
 }
 
 
-def aggregate(matrices: Mapping[str, Scores]) -> dict[str, dict[str, Interval]]:
+def aggregate(complete: Mapping[str, Scores]) -> dict[str, dict[str, Interval]]:
     """Statistic -> contestant -> its figure: of all STATISTICS, and of the probability of improvement over the first contestant."""
-    if not matrices:
+    if not complete:
         return {}
     found = {
-        name: {label: statistics.interval(statistic, matrix) for label, matrix in matrices.items()}
+        name: {
+            label: statistics.interval(statistic, ours)
+            for label, ours in complete.items()
+            if name != "IQM" or sum(map(len, ours)) >= statistics.FEWEST
+        }
         for name, statistic in STATISTICS.items()
-        if name != "IQM" or next(iter(matrices.values())).size >= statistics.FEWEST
     }
-    first, *others = matrices
+    found = {name: figures for name, figures in found.items() if figures}
+    first, *others = complete
     if others:
         found[f"P(better than {first})"] = {
-            label: statistics.interval(statistics.improvement, matrices[label], matrices[first]) for label in others
+            label: statistics.interval(statistics.improvement, complete[label], complete[first]) for label in others
         }
     return found
 
@@ -173,23 +231,24 @@ def aggregate_table(aggregates: Mapping[str, Mapping[str, Interval]]) -> pd.Data
     )
 
 
-def complete_matrices(scores: pd.DataFrame) -> dict[str, Scores]:
-    """Contestant -> [seeds, tasks], for those that have every seed on every task; nothing of the others is cut or filled in."""
-    tasks, seeds = sorted(set(scores["task"])), sorted(set(scores["seed"]))
-    found = {}
-    for label, group in scores.groupby("label", sort=False):
-        table = group.pivot(index="seed", columns="task", values="score").reindex(index=seeds, columns=tasks)
-        if not table.isna().any(axis=None):
-            found[str(label)] = table.to_numpy(np.float64)
+def complete_scores(scores: pd.DataFrame) -> dict[str, Scores]:
+    """Contestant -> the scores of its finished runs, an array for every task, for those that have some on every task; none is filled in."""
+    tasks, finished = sorted(set(scores["task"])), scores[scores["finished"]]
+    found: dict[str, Scores] = {}
+    for label, group in finished.groupby("label", sort=False):
+        ours = {task: runs.to_numpy(np.float64) for task, runs in group.groupby("task")["score"]}
+        if len(ours) == len(tasks):
+            found[str(label)] = [ours[task] for task in tasks]
     return found
 
 
-def left_out(rows: pd.DataFrame, matrices: Mapping[str, Scores]) -> list[str]:
+def left_out(rows: pd.DataFrame, complete: Mapping[str, Scores]) -> list[str]:
     """What the figures over all tasks lack, in a sentence, if they do."""
-    absent = [label for label in contestants(rows) if label not in matrices]
+    absent = [label for label in contestants(rows) if label not in complete]
     if not absent:
         return []
-    return [f"no figures over all tasks for {', '.join(absent)}: not every seed was run on every task"]
+    reason = "none of their runs has finished" if rows["task"].nunique() == 1 else "not every task has a finished run of theirs"
+    return [f"no figures over all runs for {', '.join(absent)}: {reason}"]
 
 
 def _cell(interval: Interval, digits: int) -> str:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from offlinerlkit_damo.errors import UserError
 
+SUFFIXES = (".png", ".svg", ".pdf")
+
 
 def check_figure(path: Path) -> None:
-    """Raise UserError unless `path` ends in .png, .svg or .pdf, by which matplotlib chooses what to write."""
-    if path.suffix not in (".png", ".svg", ".pdf"):
+    """Raise UserError unless `path` ends in one of SUFFIXES, by which matplotlib chooses what to write."""
+    if path.suffix not in SUFFIXES:
         raise UserError(f"{str(path)!r} does not end in .png, .svg or .pdf; name the figure so")

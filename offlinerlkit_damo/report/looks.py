@@ -8,7 +8,7 @@ from typing import Any
 
 # Okabe and Ito (2008), told apart by readers of every colour vision; without their yellow, which is lost on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)))
+DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (8, 2, 2, 2)), (0, (1, 1)), (0, (12, 2)), (0, (6, 2, 1, 2, 1, 2)), (0, (3, 4)))
 MARKERS = "osD^vPX"
 
 
@@ -22,7 +22,7 @@ class Look:
 
 
 def looks(labels: Sequence[str]) -> dict[str, Look]:
-    """A look for every contestant, all different for up to 21."""
+    """A look for every contestant, all different for up to 56."""
     found = {}
     for i, label in enumerate(labels):
         again, place = divmod(i, len(COLOURS))

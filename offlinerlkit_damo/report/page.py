@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+LONG = 40  # characters of a cell that is text, not figures
 STYLE = (
     ":root{color-scheme:light}"
     "body{font:16px/1.5 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}"
@@ -18,10 +19,11 @@ STYLE = (
     "table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}"
     "caption{text-align:left;padding:.3rem 0;color:#444}"
     "td,th{border-bottom:1px solid #ccc;padding:.35rem .7rem;text-align:right;white-space:nowrap;vertical-align:top}"
-    "thead th{border-bottom:2px solid #888}"
+    "td.long{white-space:normal;text-align:left;min-width:20rem}thead th{border-bottom:2px solid #888}"
     "th[scope=row],th:first-child{text-align:left;position:sticky;left:0;background:#fff}th[scope=row]{font-weight:normal}"
     "@media(max-width:40rem){th[scope=row]{white-space:normal}}p,figcaption,.note{max-width:60rem}"
     "small{display:block;color:#555;white-space:normal}"
+    "dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1.2rem;max-width:60rem}dt{color:#555}dd{margin:0}"
     ".note{border-left:4px solid #b34700;background:#fff5ee;padding:.5rem 1rem}.note ul{margin:.3rem 0;padding-left:1.2rem}"
     "figure{margin:1rem 0}figcaption{color:#444}img{max-width:100%;min-width:34rem;height:auto}"
 )
@@ -44,6 +46,11 @@ def paragraph(text: str) -> str:
     return f"<p>{html.escape(text)}</p>"
 
 
+def facts(texts: Mapping[str, str]) -> str:
+    """Names with what is to be said of each."""
+    return f"<dl>{''.join(f'<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>' for name, text in texts.items())}</dl>"
+
+
 def notes(texts: Sequence[str]) -> str:
     """What a reader must know, set apart; nothing for none."""
     if not texts:
@@ -56,9 +63,10 @@ def notes(texts: Sequence[str]) -> str:
 def table(content: pd.DataFrame, caption: str) -> str:
     """A table with its caption; the first column names the rows, and what stands in brackets in a cell goes below, small."""
     head = "".join(f'<th scope="col">{html.escape(str(name))}</th>' for name in content.columns)
+    long = [any(len(str(value)) > LONG and " (" not in str(value) for value in content[name]) for name in content.columns]
     rows = []
     for first, *others in content.itertuples(index=False):
-        cells = "".join(f"<td>{_cell(str(value))}</td>" for value in others)
+        cells = "".join(_cell(str(value), text) for value, text in zip(others, long[1:], strict=True))
         rows.append(f'<tr><th scope="row">{html.escape(str(first))}</th>{cells}</tr>')
     body = "\n".join(rows)
     return (
@@ -67,9 +75,11 @@ def table(content: pd.DataFrame, caption: str) -> str:
     )
 
 
-def _cell(text: str) -> str:
+def _cell(text: str, long: bool) -> str:
+    if long:
+        return f'<td class="long">{html.escape(text)}</td>'
     value, bracket, rest = text.partition(" (")
-    return html.escape(value) + (f"<small>{html.escape(rest.removesuffix(')'))}</small>" if bracket else "")
+    return "<td>" + html.escape(value) + (f"<small>{html.escape(rest.removesuffix(')'))}</small>" if bracket else "") + "</td>"
 
 
 def figure(drawing: Figure, caption: str, alt: str) -> str:

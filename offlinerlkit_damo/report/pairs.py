@@ -8,22 +8,24 @@ import numpy as np
 import pandas as pd
 
 from offlinerlkit_damo.report import statistics
-from offlinerlkit_damo.report.scores import RUN
+from offlinerlkit_damo.report.scores import RUN, few_of
 from offlinerlkit_damo.report.tables import NONE
 
 ALL = "all tasks"
 CAPTION = (
-    "Difference to the plain algorithm in normalised points, paired by seed, dataset and dynamics model; 95% intervals, bootstrap over "
-    "the pairs."
+    "Difference to the contestant that is called by the algorithm's own name, in normalised points, paired by seed, dataset and dynamics "
+    "model."
 )
+INTERVALS = " In brackets: 95% intervals, bootstrap over the pairs."
 
 
 def paired_differences(rows: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """A row a task and contestant that has options of its own while its plain algorithm, called by its name, was run too.
 
     Columns: contestant, beside (the plain algorithm), task, difference (an Interval of the mean over seeds, in normalised points: redrawn
-    are pairs, within each task) and seeds, seed -> difference. Of several tasks with the same seeds there is a row "all tasks" too.
-    Seeds that only one of the two has, and runs on another dataset or model, are no pairs; the second result names them.
+    are pairs, within each task) and seeds, seed -> difference. Of several tasks there is a row "all tasks" too.
+    Seeds that only one of the two has, runs that have not finished, and runs on another dataset or model are no pairs; the second result
+    names the latter two.
     """
     origin = rows.groupby(RUN, as_index=False)[["dataset", "dynamics"]].first()
     table = scores.merge(origin)
@@ -36,24 +38,35 @@ def paired_differences(rows: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.Dat
         per_task = {}
         for task, group in table.groupby("task", sort=True):
             pairs = group[group["label"] == label].merge(group[group["label"] == algo], on="seed", suffixes=("", "_plain"))
+            going = ~(pairs["finished"] & pairs["finished_plain"])
+            told += [f"{label} and {algo} on {task}, seed {seed}: not both finished, no pair" for seed in pairs[going]["seed"]]
+            pairs = pairs[~going]
             unlike = pairs["dataset"] != pairs["dataset_plain"]
-            # an unfinished run has not said which model is its own
+            # model-free runs have none
             unlike |= (pairs["dynamics"] != pairs["dynamics_plain"]) & pairs["dynamics"].notna() & pairs["dynamics_plain"].notna()
             told += [f"{label} and {algo} on {task}, seed {seed}: another dataset or model, no pair" for seed in pairs[unlike]["seed"]]
             pairs = pairs[~unlike].sort_values("seed")
             if len(pairs):
                 difference = (pairs["score"] - pairs["score_plain"]).to_numpy(np.float64)
                 per_task[str(task)] = dict(zip(map(int, pairs["seed"]), map(float, difference), strict=True))
-        found += [_row(str(label), str(algo), task, np.array([[x] for x in seeds.values()]), seeds) for task, seeds in per_task.items()]
-        if len(per_task) > 1 and len({tuple(seeds) for seeds in per_task.values()}) == 1:
-            matrix = np.array([list(seeds.values()) for seeds in per_task.values()]).T
-            found.append(_row(str(label), str(algo), ALL, matrix, {}))
+        values = {task: np.array(list(seeds.values())) for task, seeds in per_task.items()}
+        found += [_row(str(label), str(algo), task, [values[task]], seeds) for task, seeds in per_task.items()]
+        if len(per_task) > 1:
+            found.append(_row(str(label), str(algo), ALL, list(values.values()), {}))
     return pd.DataFrame(found), told
 
 
-def _row(label: str, algo: str, task: str, matrix: statistics.Scores, seeds: dict[int, float]) -> dict[str, Any]:
-    difference = statistics.interval(statistics.mean, matrix)
+def _row(label: str, algo: str, task: str, differences: statistics.Scores, seeds: dict[int, float]) -> dict[str, Any]:
+    difference = statistics.interval(statistics.mean, differences)
     return {"contestant": label, "beside": algo, "task": task, "difference": difference, "seeds": seeds}
+
+
+def caption(table: pd.DataFrame) -> str:
+    """What the table's figures are, and what intervals of so few pairs are worth."""
+    numbers = [len(seeds) for seeds in table["seeds"] if seeds]
+    known = INTERVALS if any(not np.isnan(x.low) for x in table["difference"]) else ""
+    told = "".join(f" {text[0].upper()}{text[1:]}." for text in few_of(min(numbers), max(numbers), "pair"))
+    return CAPTION + known + told
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:

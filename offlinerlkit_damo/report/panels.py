@@ -66,13 +66,13 @@ def values(evaluations: pd.DataFrame, drawn: Mapping[str, Look]) -> Figure:
     return figure
 
 
-def profiles(matrices: Mapping[str, Scores], drawn: Mapping[str, Look]) -> Figure:
+def profiles(complete: Mapping[str, Scores], drawn: Mapping[str, Look]) -> Figure:
     """The share of runs above every score, with its interval."""
     figure, axes = _axes()
-    every = np.concatenate([matrix.ravel() for matrix in matrices.values()])
+    every = np.concatenate([runs for scores in complete.values() for runs in scores])
     levels = np.linspace(min(0.0, every.min() - 1), max(statistics.EXPERT, every.max() + 1), LEVELS)
-    for label, matrix in matrices.items():
-        found, look = statistics.interval(lambda scores: statistics.profile(scores, levels), matrix), drawn[label]
+    for label, ours in complete.items():
+        found, look = statistics.interval(lambda scores: statistics.profile(scores, levels), ours), drawn[label]
         axes.step(levels, found.value, where="post", color=look.colour, linestyle=look.dashes, linewidth=2, label=label)
         if not np.isnan(found.low).any():
             axes.fill_between(levels, found.low, found.high, step="post", color=look.colour, alpha=0.15, linewidth=0)
@@ -91,6 +91,8 @@ def intervals(aggregates: Mapping[str, Mapping[str, Interval]], drawn: Mapping[s
             panel.plot([interval.low, interval.high], [height, height], color=look.colour, linewidth=5, alpha=0.4, solid_capstyle="butt")
             panel.plot([interval.value], [height], color=look.colour, marker=look.marker, markersize=6)
         panel.set_xlabel(name)
+        if name.startswith("P("):
+            panel.set_xlim(-0.05, 1.05)
         panel.grid(axis="x", color="0.9")
         panel.tick_params(axis="y", length=0)
         panel.spines[["left", "top", "right"]].set_visible(False)

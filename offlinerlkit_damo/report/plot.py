@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import re
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -15,19 +16,22 @@ from offlinerlkit_damo.errors import unknown
 from offlinerlkit_damo.files import replacing
 from offlinerlkit_damo.report.figures import check_figure
 from offlinerlkit_damo.report.looks import looks
-from offlinerlkit_damo.report.results import SCORE, read_progress
+from offlinerlkit_damo.report.results import SCORE, read_progress, run_folders
 
 COLUMNS = 3
+WIDTH = 5  # inches of a panel
+LETTERS = 14  # of the legend on an inch
 
 
 def draw_figures(folders: Sequence[Path], path: Path, keys: Sequence[str] = (SCORE,)) -> list[str]:
-    """A panel for each key, every run a line in each, written to `path`; returns the keys drawn.
+    """A panel for each key, every run in `folders` a line in each, written to `path`; returns the keys drawn.
 
-    Keys are columns of record/policy_training_progress.csv, and may have wildcards; a run that lacks one leaves it out. Raises UserError
-    for another suffix, folders that are no runs, and keys that no run has.
+    A folder is a run's, or any that holds some. Keys are columns of record/policy_training_progress.csv, and may have wildcards; a run that
+    lacks one leaves it out. Raises UserError for another suffix, folders without runs, and keys that no run has.
     """
     check_figure(path)
-    tables = [read_progress(folder) for folder in folders]
+    runs = run_folders(folders)
+    tables = [read_progress(run) for run in runs]
     known = sorted({str(key) for table in tables for key in table.columns} - {"timestep"})
     chosen: list[str] = []
     for key in keys:
@@ -35,11 +39,12 @@ def draw_figures(folders: Sequence[Path], path: Path, keys: Sequence[str] = (SCO
         if not found:
             raise unknown("key", key, known)
         chosen += [name for name in found if name not in chosen]
-    names = _names(folders)
+    names = run_names(runs)
     drawn = looks(names)
     columns = min(COLUMNS, len(chosen))
     rows = math.ceil(len(chosen) / columns)
-    figure = Figure(figsize=(5 * columns, 3.2 * rows + 0.25 * len(folders)), layout="constrained")
+    beside = max(1, WIDTH * columns * LETTERS // (max(map(len, names)) + 8))  # names in a row of the legend, each behind its line
+    figure = Figure(figsize=(WIDTH * columns, 3.2 * rows + 0.2 * math.ceil(len(runs) / beside) + 0.2), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, key in zip(panels, chosen, strict=False):
         for name, table in zip(names, tables, strict=True):
@@ -53,14 +58,31 @@ def draw_figures(folders: Sequence[Path], path: Path, keys: Sequence[str] = (SCO
     for panel in panels[len(chosen) :]:
         panel.set_visible(False)
     handles = {str(line.get_label()): line for panel in panels for line in panel.get_lines()}
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", fontsize=8)
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", fontsize=8, ncols=beside)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
     return chosen
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
-    """What tells the runs apart, and at least task/algorithm/run, which both layouts end in."""
+def run_names(folders: Sequence[Path]) -> list[str]:
+    """Contestant or algorithm, and seed, with the task where there are several; where that does not tell the runs apart, their paths do.
+
+    From the folders' names alone, which end in task/algorithm/seed_... in the kit's runs as well.
+    """
+    found = []
+    several = len({folder.absolute().parts[-3:][0] for folder in folders}) > 1
+    for folder in folders:
+        parts = folder.absolute().parts
+        seed = re.match(r"seed_(\d+)(?!\d)", parts[-1])
+        if len(parts) < 4 or seed is None:
+            return _paths(folders)
+        label = parts[-4] if len(parts) > 4 and parts[-5] == "runs" else parts[-2]
+        found.append(f"{label}, {parts[-3]}, seed {seed[1]}" if several else f"{label}, seed {seed[1]}")
+    return found if len(set(found)) == len(found) else _paths(folders)
+
+
+def _paths(folders: Sequence[Path]) -> list[str]:
+    """What tells the runs apart, and at least task/algorithm/run."""
     parts = [folder.absolute().parts for folder in folders]
     shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*parts, strict=False)))
     return ["/".join(path[min(shared, len(path) - 3) :]) for path in parts]

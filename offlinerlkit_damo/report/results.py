@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,18 @@ from offlinerlkit_damo.training.logs import POLICY
 
 PROGRESS = Path("record") / POLICY
 SCORE, SCORE_STD = "eval/normalized_episode_reward", "eval/normalized_episode_reward_std"
+
+
+def run_folders(paths: Sequence[Path]) -> list[Path]:
+    """The runs at `paths`, folders of runs or any that hold some, each once. Raises UserError for one without any."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        runs = [path] if (path / PROGRESS).exists() else sorted(table.parents[1] for table in path.glob(f"**/{PROGRESS}"))
+        if not runs:
+            raise UserError(f"{str(path)!r} is not a run folder and holds none: there is no {PROGRESS}")
+        for run in runs:
+            found.setdefault(run.resolve(), run)
+    return list(found.values())
 
 
 def read_progress(folder: Path) -> pd.DataFrame:

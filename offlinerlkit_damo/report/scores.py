@@ -13,11 +13,13 @@ from offlinerlkit_damo.errors import UserError
 
 ROWS = "rows.csv"  # a comparison's table, in its folder
 LAST = 10
+ENOUGH = 5
+"""Runs whose range, beyond which no bootstrap's interval goes, holds the median of all possible ones in nearly 95% of cases."""
 NUMBERS = ("seed", "timestep", "episode", "return", "score", "length")
 WHOLE = ("seed", "timestep", "episode", "length")
 NEEDED = ("task", "label", "algo", "config_hash", "dataset", "finished", *NUMBERS)
-OPTIONAL = ("dataset_mean", "source", "dynamics", "host", "commit", "seconds", "q_data", "gamma")
-TEXTS = ("task", "label", "algo", "config_hash", "dataset", "source", "dynamics", "host", "commit")
+OPTIONAL = ("dataset_mean", "source", "dynamics", "host", "commit", "machine", "seconds", "q_data", "gamma")
+TEXTS = ("task", "label", "algo", "config_hash", "dataset", "source", "dynamics", "host", "commit", "machine")
 """Columns that are no numbers, though one of digits alone may look like one, and none is missing because it says "None"."""
 RUN = ["task", "label", "seed"]
 
@@ -113,7 +115,10 @@ def run_scores(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def score_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """A row a task and contestant: mean and standard deviation over seeds, every seed's score by its number, and the steps of its runs."""
+    """A row a task and contestant: mean and standard deviation over seeds, and by its number every seed's score and the steps of its run.
+
+    The deviation is that of these runs: its square is their mean square, divided by their number. `unfinished` has the seeds still going.
+    """
     found = []
     for (task, label), group in scores.groupby(["task", "label"], sort=False):
         ordered = group.sort_values("seed")
@@ -121,17 +126,19 @@ def score_table(scores: pd.DataFrame) -> pd.DataFrame:
             {
                 "task": task,
                 "label": label,
+                "algo": str(ordered["algo"].iloc[0]),
                 "mean": float(ordered["score"].mean()),
                 "std": float(ordered["score"].std(ddof=0)),
                 "seeds": {int(seed): float(score) for seed, score in zip(ordered["seed"], ordered["score"], strict=True)},
-                "steps": sorted({int(steps) for steps in ordered["steps"]}),
+                "steps": dict(zip(map(int, ordered["seed"]), map(int, ordered["steps"]), strict=True)),
+                "unfinished": [int(seed) for seed in ordered[~ordered["finished"]]["seed"]],
             }
         )
     return pd.DataFrame(found)
 
 
 def remarks(rows: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
-    """What a reader must know before comparing: seeds that are missing, runs that go on, budgets, options or data that differ."""
+    """What a reader must know before comparing: missing seeds, runs that go on, budgets, options or data that differ."""
     found = []
     seeds = sorted(set(scores["seed"]))
     for task in sorted(set(scores["task"])):
@@ -143,27 +150,55 @@ def remarks(rows: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
                 found.append(f"{label} was not run on {task}")
             elif lacking:
                 found.append(f"{label} on {task} has no seed {', '.join(lacking)}")
-        if ours["steps"].nunique() > 1:
-            found.append(f"runs on {task} differ in their steps: {', '.join(map(str, sorted(set(ours['steps']))))}")
-        _differing(rows[rows["task"] == task], "dataset", f"runs on {task} learned from different datasets", found)
+        ended = ours[ours["finished"]].sort_values("steps", kind="stable")
+        found += _differing(ended, "steps", f"finished runs on {task} differ in their steps")
+        found += _differing(rows[rows["task"] == task], "dataset", f"runs on {task} learned from different datasets")
     for (task, label), group in rows.groupby(["task", "label"]):
-        _differing(group, "config_hash", f"{label} on {task} has runs with different options", found)
-    _differing(rows, "host", "runs stand on different hosts' classes", found)
-    _differing(rows, "commit", "runs were made by different versions of this package", found)
+        found += _differing(group, "config_hash", f"{label} on {task} has runs with different options", by="seed")
+    found += _differing(rows, "host", "some runs used OfflineRL-Kit's classes, others the stand-in's")
+    found += _differing(rows, "commit", "runs were made by different versions of this package")
     finished = scores["finished"]
     for (task, label), group in scores[~finished].groupby(["task", "label"], sort=False):
         going = ", ".join(f"seed {run.seed} ({run.steps} steps)" for run in group.itertuples())
         found.append(f"{label} on {task} has not finished: {going}")
-    few = scores[finished & (scores["evaluations"] < LAST)]
+    few = scores[scores["evaluations"] < LAST]
     if len(few):
         numbers = " to ".join(str(number) for number in sorted({few["evaluations"].min(), few["evaluations"].max()}))
-        found.append(f"{len(few)} of {len(scores)} runs have only {numbers} evaluations, of which their scores are the means")
-    if len(seeds) == 1:
-        found.append("one seed: differences may be chance, and there are no intervals")
-    return found
+        runs = f"{len(few)} of {len(scores)} runs {'has' if len(few) == 1 else 'have'}"
+        what = "evaluation" if numbers == "1" else "evaluations"
+        found.append(f"{runs} only {numbers} {what} instead of {LAST} to take the mean of")
+    sizes = scores.groupby(["task", "label"]).size()
+    return found + few_of(int(sizes.min()), int(sizes.max()), "seed")
 
 
-def _differing(rows: pd.DataFrame, column: str, text: str, found: list[str]) -> None:
-    values: Any = rows[column].unique()
-    if len(values) > 1:
-        found.append(f"{text} ({', '.join(map(str, values))})")
+def few_of(smallest: int, largest: int, what: str) -> list[str]:
+    """A sentence on intervals of so many `what` a task and contestant, or none where they are many.
+
+    Each of n lies above the median of all possible ones with probability 1/2: it is outside their range in 2 of 2^n cases.
+    """
+    number = str(smallest) if smallest == largest else f"{smallest} to {largest}"
+    if largest == 1:
+        return [f"one {what}: differences may be chance, and there are no intervals"]
+    if smallest >= ENOUGH:
+        return []
+    fewest = max(smallest, 2)  # one has no interval
+    return [
+        f"{number} {what}s: an interval of so few is their range at most, and too narrow; the range of {fewest} holds the median of all "
+        f"possible ones in {1 - 0.5 ** (fewest - 1):.0%} of cases, not in 95%"
+    ]
+
+
+def _differing(rows: pd.DataFrame, column: str, text: str, by: str = "label") -> list[str]:
+    """`text` with each of the column's values and the contestants, or seeds, that have it; nothing where all have the same."""
+    values = list(rows[column].unique())
+    if len(values) < 2:
+        return []
+    having = {value: rows[rows[column].isna() if pd.isna(value) else rows[column] == value][by].unique() for value in values}
+    known = (f"{_named(value)} ({'' if by == 'label' else f'{by} '}{', '.join(map(str, names))})" for value, names in having.items())
+    return [f"{text}: {'; '.join(known)}"]
+
+
+def _named(value: Any) -> str:
+    if pd.isna(value):
+        return "unknown"
+    return str(value) if isinstance(value, str) else f"{value:,}"

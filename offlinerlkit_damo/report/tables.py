@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -9,19 +10,45 @@ import pandas as pd
 from offlinerlkit_damo.config import packaged
 
 NONE = "-"  # nothing was run, or published
+UNFINISHED = " *"
 
 
-def published() -> list[tuple[str, dict[str, dict[str, float]]]]:
-    """Of every publication: what it is, and task -> algorithm -> score on D4RL's data."""
-    return [(str(entry["source"]), entry["scores"]) for entry in packaged("published")["publications"]]
+@dataclass(frozen=True)
+class Publication:
+    """Scores on D4RL's data, normalised points.
+
+    Attributes:
+        name: in one word, for columns.
+        source: for readers.
+        scores: task -> algorithm -> score, or [score, what stands behind its ±].
+    """
+
+    name: str
+    source: str
+    scores: dict[str, dict[str, float | list[float]]]
+
+    def score(self, task: str, algo: str) -> tuple[float | None, float | None]:
+        """Of an algorithm on a task of D4RL's name, and what stands behind its ±; None for what was not published."""
+        found = self.scores.get(task.removesuffix("-v2"), {}).get(algo)
+        if isinstance(found, list):
+            return found[0], found[1]
+        return found, None
+
+
+def published() -> list[Publication]:
+    """In the order of the file."""
+    return [Publication(**entry) for entry in packaged("published")["publications"]]
 
 
 def wide(table: pd.DataFrame, means: dict[str, float]) -> pd.DataFrame:
-    """A row a task, a column a contestant: "mean ± std (seed, seed, ...)", of one seed its score; `means` are the datasets' mean scores."""
+    """A row a task, a column a contestant: "mean ± std (seed, seed, ...)", of one seed its score; `means` are the datasets' mean scores.
+
+    A cell with runs that have not finished is marked, and says at which steps these stand: "2.0 ± 1.0 * (3.0, 1.0 at 4k)".
+    """
     labels = list(dict.fromkeys(table["label"]))
     found = []
     for task, group in table.groupby("task", sort=True):
-        steps = sorted({number for numbers in group["steps"] for number in numbers})
+        steps = sorted({number for numbers in group["steps"] for number in numbers.values()})
         row = {
             "task": str(task),
             "steps": " to ".join(f"{number:,}" for number in sorted({steps[0], steps[-1]})),
@@ -33,9 +60,16 @@ def wide(table: pd.DataFrame, means: dict[str, float]) -> pd.DataFrame:
 
 
 def _cell(entry: Any) -> str:
+    steps = {seed: f"at {_short(entry['steps'][seed])}" for seed in entry["unfinished"]}
+    mark = UNFINISHED if steps else ""
     if len(entry["seeds"]) == 1:  # which has no spread
-        return _points(entry["mean"])
-    return f"{_points(entry['mean'])} ± {entry['std']:.1f} ({', '.join(map(_points, entry['seeds'].values()))})"
+        return _points(entry["mean"]) + mark + "".join(f" ({text})" for text in steps.values())
+    every = ", ".join(" ".join([_points(score), *filter(None, [steps.get(seed)])]) for seed, score in entry["seeds"].items())
+    return f"{_points(entry['mean'])} ± {entry['std']:.1f}{mark} ({every})"
+
+
+def _short(steps: int) -> str:
+    return f"{steps // 1000:,}k" if steps % 1000 == 0 else f"{steps:,}"
 
 
 def _points(score: float) -> str:
@@ -45,16 +79,40 @@ def _points(score: float) -> str:
 def published_tables(tasks: list[str], algos: dict[str, str]) -> list[tuple[str, pd.DataFrame]]:
     """Of every publication that has some: what it is, and its scores of the contestants (label -> algorithm) on tasks of D4RL's names.
 
-    Only of contestants that are an algorithm as it was published; on generated tasks these are scores on other data.
+    Only of contestants that are called by an algorithm's name, whatever their options; on generated tasks these are scores on other data.
     """
     found = []
-    for source, scores in published():
-        known = {task: scores[task.removesuffix("-v2")] for task in tasks if task.removesuffix("-v2") in scores}
-        own = [label for label, algo in algos.items() if label == algo and any(label in row for row in known.values())]
+    for publication in published():
+        scores = {task: {label: publication.score(task, label) for label, algo in algos.items() if label == algo} for task in tasks}
+        known = {task: row for task, row in scores.items() if any(score is not None for score, _ in row.values())}
+        own = [label for label in algos if any(row.get(label, (None,))[0] is not None for row in known.values())]
         if own:
-            cells = {task: {label: f"{row[label]:.1f}" if label in row else NONE for label in own} for task, row in known.items()}
-            found.append((source, pd.DataFrame([{"task": task, **row} for task, row in cells.items()])))
+            rows = [{"task": task, **{label: _published(*row[label]) for label in own}} for task, row in known.items()]
+            found.append((publication.source, pd.DataFrame(rows)))
     return found
+
+
+def _published(score: float | None, spread: float | None) -> str:
+    if score is None:
+        return NONE
+    return f"{score:.1f}" + ("" if spread is None else f" ± {spread:.1f}")
+
+
+def numbers(table: pd.DataFrame, means: dict[str, float]) -> pd.DataFrame:
+    """A row a task and contestant for programs: what `score_table` has in columns of its own, and published_... of D4RL's data."""
+    seeds = sorted({seed for scores in table["seeds"] for seed in scores})
+    found = []
+    for _, entry in table.iterrows():
+        row = {"task": entry["task"], "contestant": entry["label"], "algorithm": entry["algo"]}
+        row |= {"mean": entry["mean"], "std": entry["std"], "runs": len(entry["seeds"]), "unfinished": len(entry["unfinished"])}
+        row |= {"fewest_steps": min(entry["steps"].values()), "most_steps": max(entry["steps"].values())}
+        row |= {"dataset": means.get(str(entry["task"])), **{f"seed_{seed}": entry["seeds"].get(seed) for seed in seeds}}
+        for publication in published():
+            own = entry["label"] == entry["algo"]
+            score, spread = publication.score(str(entry["task"]), str(entry["algo"])) if own else (None, None)
+            row |= {f"published_{publication.name}": score, f"published_{publication.name}_spread": spread}
+        found.append(row)
+    return pd.DataFrame(found).dropna(axis="columns", how="all")
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -59,6 +59,23 @@ def test_means_end_where_the_first_seed_does(tmp_path: Path) -> None:
     assert len(drawn.table) == 17
 
 
-def test_a_run_without_values_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has not logged eval/q_data"):
-        draw_curves([run_of(tmp_path / "a", 0, value=False)])
+def test_one_runaway_value_does_not_flatten_the_others(tmp_path: Path) -> None:
+    wild = run_of(tmp_path / "wild", 0, seed=2)
+    path = wild.folder / "record" / "policy_training_progress.csv"
+    pd.read_csv(path).assign(**{"eval/q_data": [5.0] * 11 + [9e5]}).to_csv(path, index=False)
+    drawn = draw_curves([run_of(tmp_path / "tame", 0), wild])
+    assert [panel.get_yscale() for panel in drawn.figure.axes] == ["linear", "symlog", "symlog"]
+
+
+def test_a_run_without_values_has_its_score_drawn(tmp_path: Path) -> None:
+    early = run_of(tmp_path / "early", 0, seed=3)
+    (early.folder / "record" / "policy_training_progress.csv").write_text("loss/actor,timestep\n1,10\n")
+    drawn = draw_curves([run_of(tmp_path / "damo", 0), run_of(tmp_path / "odice", 9, value=False, algo_name="odice"), early])
+    score, value, both = ([line for line in panel.lines if len(line.get_xdata()) > 1] for panel in drawn.figure.axes)
+    assert [line.get_label() for line in score] == ["damo", "odice"] and list(score[1].get_ydata()) == [9 + i for i in range(1, 13)]
+    assert [line.get_label() for line in value] == [line.get_label() for line in both] == ["damo"]
+    assert drawn.about["left_out"] == ["early, seed 3"] and [run["label"] for run in drawn.about["runs"]] == ["damo", "odice"]
+    assert {panel.get_yscale() for panel in drawn.figure.axes} == {"linear"}
+    assert drawn.table[drawn.table["label"] == "odice"]["value"].isna().all()
+    with pytest.raises(UserError, match="none of these runs has logged eval/normalized_episode_reward yet"):
+        draw_curves([early])

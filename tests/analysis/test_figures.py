@@ -77,6 +77,7 @@ def test_every_figure_comes_with_its_numbers(place: Path) -> None:
     assert done.returncode == 0 and "alpha: not drawn: there are no two finished runs" in done.stderr, done.stderr
     names = [name for name in NAMES if name != "alpha"]
     files = {f"{name}.{end}" for name in names for end in ("png", "csv", "json")} | {"distributions_points.csv"}
+    files |= {f"{name}.md" for name in names if name != "curves"}
     assert {path.name for path in (place / "drawn").iterdir()} == files
     tables = {name: pd.read_csv(place / "drawn" / f"{name}.csv") for name in names}
     about = {name: json.loads((place / "drawn" / f"{name}.json").read_text()) for name in names}
@@ -91,6 +92,11 @@ def test_every_figure_comes_with_its_numbers(place: Path) -> None:
     assert set(tables["curves"]["timestep"]) == {10, 20}
     assert {"predicted", "observed", "synthetic", "real"} <= set(tables["calibration"].columns)
     assert "another seed" in about["calibration"]["real_rows"]
+    lines = {name: (place / "drawn" / f"{name}.md").read_text().splitlines() for name in names if name != "curves"}
+    assert len(lines["values"]) == 2 + len(about["values"]["values"]) and len(lines["distributions"]) == 2 + len(clouds)
+    (score,) = about["calibration"]["scores"]
+    assert score["score"] == pytest.approx(tables["curves"]["score"].mean())
+    assert lines["calibration"][2].startswith(f"| damo-alpha-1, seed 1 | {score['score']:.1f} | {score['calibration_error']:.3f} |")
 
 
 def test_all_runs_are_asked_about_the_same_pairs(here: Path) -> None:

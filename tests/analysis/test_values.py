@@ -8,7 +8,7 @@ import pytest
 
 from offlinerlkit_damo.analysis import values as module
 from offlinerlkit_damo.analysis.clouds import offline
-from offlinerlkit_damo.analysis.values import Neighbours, summarised
+from offlinerlkit_damo.analysis.values import Neighbours, summarised, table_of
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.tasks import OfflineDataset
 from offlinerlkit_damo.tasks.dataset import assemble
@@ -50,6 +50,24 @@ def test_distances_are_to_the_nearest_pair_in_standard_deviations(monkeypatch: p
 def test_one_episode_has_no_outside() -> None:
     with pytest.raises(UserError, match="one single episode"):
         Neighbours(dataset(rows=20, length=20), np.random.default_rng(0))
+
+
+def test_the_table_has_every_run_and_the_mean_over_seeds() -> None:
+    def run(label: str, seed: int, value: float) -> dict[str, object]:
+        ends = (("", 0), ("_low", -1), ("_high", 1))
+        bounds = {f"{key}{end}": value + shift for key in ("critic", "real", "difference") for end, shift in ends}
+        return {"label": label, "seed": seed, "pairs": "out", "number": 40, **bounds}
+
+    inside = {**run("damo", 1, 1.0), "pairs": "in"}
+    both = table_of(pd.DataFrame([inside, run("damo", 1, 10.0), run("mopo", 1, 5.0), run("damo", 2, 14.0)]))
+    assert both.iloc[-1]["pairs"] == "inside the data (40)"
+    table = both.iloc[:-1]
+    assert list(table.columns) == ["pairs", "run", "critic", "real", "critic - real"]
+    assert table[["run", "critic"]].to_records(index=False).tolist() == [
+        ("damo, 2 seeds", "12.0 ± 2.0"), ("damo, seed 1", "10.0 [9.0, 11.0]"), ("damo, seed 2", "14.0 [13.0, 15.0]"),
+        ("mopo, seed 1", "5.0 [4.0, 6.0]"),
+    ]  # fmt: skip
+    assert set(table["pairs"]) == {"outside the data (40)"}
 
 
 def test_means_are_over_pairs_and_intervals_over_episodes() -> None:

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import base64
+import html
+import json
 import re
 from html.parser import HTMLParser
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
+from offlinerlkit_damo.config import resolve
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report import statistics
-from offlinerlkit_damo.report.comparison import aggregate, aggregate_table, complete_matrices, left_out, write_report
-from offlinerlkit_damo.report.scores import curves, on_common_grid, read_rows, remarks, run_scores, score_table
+from offlinerlkit_damo.report.comparison import aggregate, aggregate_table, complete_scores, left_out, write_report
+from offlinerlkit_damo.report.options import changed_options
+from offlinerlkit_damo.report.scores import curves, few_of, on_common_grid, read_rows, remarks, run_scores, score_table
 from offlinerlkit_damo.report.tables import latex, markdown, published_tables, wide
 
-OURS = np.array([[10.0, 90.0, 50.0], [30.0, 120.0, 55.0], [20.0, 100.0, 55.0]])  # [seeds, tasks]
-THEIRS = np.array([[15.0, 80.0, 55.0], [25.0, 95.0, 40.0]])
+OURS = [np.array(runs) for runs in ([10.0, 30.0, 20.0], [90.0, 120.0, 100.0], [50.0, 55.0, 55.0])]  # an array a task
+THEIRS = [np.array(runs) for runs in ([15.0, 25.0], [80.0, 95.0], [55.0, 40.0])]
+
+FEW = (
+    "2 seeds: an interval of so few is their range at most, and too narrow; the range of 2 holds the median of all possible ones in 50% of "
+    "cases, not in 95%"
+)
 
 
 def rows_of(tmp_path: Path, drop: int | None = None, **changes: object) -> Path:
@@ -56,12 +66,16 @@ def test_a_runs_score_is_the_mean_of_its_last_ten_evaluations(tmp_path: Path) ->
     text = markdown(wide(table, {"hopper-medium": 3.5}))
     assert "| hopper-medium | 1,200 | 3.5 | 9.5 ± 0.5 (9.0, 10.0) | 19.5 ± 0.5 (19.0, 20.0) |" in text
     assert "| hopper-random | 1,200 | - |" in text
-    alone = {"task": "t", "label": "a", "mean": -0.04, "std": 0.0, "seeds": {3: -0.04}, "steps": [5]}
+    alone = {"task": "t", "label": "a", "mean": -0.04, "std": 0.0, "seeds": {3: -0.04}, "steps": {3: 5}, "unfinished": []}
     assert wide(pd.DataFrame([alone]), {}).iloc[0].to_dict() == {"task": "t", "steps": "5", "dataset": "-", "a": "0.0"}
+    assert wide(pd.DataFrame([{**alone, "unfinished": [3]}]), {})["a"].tolist() == ["0.0 * (at 5)"]
+    two = {"task": "t", "label": "a", "mean": 3.0, "std": 1.0, "seeds": {1: 4.0, 2: 2.0}, "steps": {1: 100_000, 2: 4_000}}
+    assert wide(pd.DataFrame([{**two, "unfinished": [2]}]), {})["a"].tolist() == ["3.0 ± 1.0 * (4.0, 2.0 at 4k)"]
 
 
 def test_latex_is_balanced_and_escaped() -> None:
-    entry = {"task": "walker2d_50%", "label": "a_b&c", "mean": 9.5, "std": 0.5, "seeds": {1: 9.0, 2: 10.0}, "steps": [100, 200]}
+    entry = {"task": "walker2d_50%", "label": "a_b&c", "mean": 9.5, "std": 0.5, "seeds": {1: 9.0, 2: 10.0}, "unfinished": []}
+    entry["steps"] = {1: 100, 2: 200}
     text = latex(wide(pd.DataFrame([entry]), {}))
     lines = text.splitlines()
     assert (lines[0], lines[-1]) == (r"\begin{tabular}{lrrr}", r"\end{tabular}")
@@ -71,27 +85,45 @@ def test_latex_is_balanced_and_escaped() -> None:
 
 def test_published_scores_are_those_of_the_algorithm_itself() -> None:
     (paper, ours), (kit, theirs) = published_tables(["hopper-medium-v2", "nothing"], {"damo": "damo", "damo+x": "damo", "mopo": "mopo"})
-    assert "2502.00850" in paper and ours.to_dict("records") == [{"task": "hopper-medium-v2", "damo": "93.8", "mopo": "62.8"}]
+    assert "2502.00850" in paper and ours.to_dict("records") == [{"task": "hopper-medium-v2", "damo": "93.8 ± 8.2", "mopo": "62.8"}]
     assert "OfflineRL-Kit" in kit and theirs.to_dict("records") == [{"task": "hopper-medium-v2", "mopo": "62.8"}]
     assert published_tables(["nothing"], {"damo": "damo"}) == []
 
 
 def test_what_is_missing_or_unlike_is_told_and_nothing_is_cut(tmp_path: Path) -> None:
-    assert remarks(*told(rows_of(tmp_path / "whole"))) == []
+    assert remarks(*told(rows_of(tmp_path / "whole"))) == [FEW]
     lacking = rows_of(tmp_path / "lacking", drop=2)
-    assert remarks(*told(lacking)) == ["b on hopper-random has no seed 2"]
+    assert remarks(*told(lacking)) == ["b on hopper-random has no seed 2", FEW.replace("2 seeds", "1 to 2 seeds")]
     rows, scores = told(lacking)
-    matrices = complete_matrices(scores)
-    assert list(matrices) == ["a"] and left_out(rows, matrices) == ["no figures over all tasks for b: not every seed was run on every task"]
+    complete = complete_scores(scores)
+    assert {label: [list(runs) for runs in x] for label, x in complete.items()} == {"a": [[9.0, 10.0]] * 2, "b": [[19.0, 20.0], [19.0]]}
+    assert left_out(rows, complete) == []
+    rows, scores = told(rows_of(tmp_path / "without", drop=2))
+    without = scores[~((scores["label"] == "b") & (scores["task"] == "hopper-random"))]
+    assert list(complete_scores(without)) == ["a"]
+    assert left_out(rows, {"a": []}) == ["no figures over all runs for b: not every task has a finished run of theirs"]
     other = remarks(*told(rows_of(tmp_path / "other", dataset="other")))
-    assert "runs on hopper-medium learned from different datasets (hopper-medium, other)" in other
+    assert "runs on hopper-medium learned from different datasets: hopper-medium (a); other (b)" in other
+    hosts = remarks(*told(rows_of(tmp_path / "hosts", host="offlinerlkit")))
+    assert "some runs used OfflineRL-Kit's classes, others the stand-in's: standin (a); offlinerlkit (b)" in hosts
+    rows = read_rows([tmp_path / "whole"])
+    rows.loc[(rows["label"] == "b") & (rows["seed"] == 2), "config_hash"] = "other"
+    longer = rows[(rows["label"] == "b") | (rows["timestep"] <= 1100)]
+    assert {
+        "b on hopper-medium has runs with different options: b (seed 1); other (seed 2)",
+        "finished runs on hopper-medium differ in their steps: 1,100 (a); 1,200 (b)",
+    } <= set(remarks(longer, run_scores(longer)))
     going = remarks(*told(rows_of(tmp_path / "going", finished=False)))
     assert "b on hopper-medium has not finished: seed 1 (1200 steps), seed 2 (1200 steps)" in going
-    assert remarks(*told(rows_of(tmp_path / "versions", commit="d"))) == ["runs were made by different versions of this package (c, d)"]
+    rows, scores = told(tmp_path / "going")
+    assert list(complete_scores(scores)) == ["a"] and "*" in wide(score_table(scores), {}).iloc[0]["b"]
+    assert left_out(rows[rows["task"] == "hopper-random"], {"a": []}) == ["no figures over all runs for b: none of their runs has finished"]
+    versions = remarks(*told(rows_of(tmp_path / "versions", commit="d")))
+    assert "runs were made by different versions of this package: c (a); d (b)" in versions
     short = rows_of(tmp_path / "short") / "rows.csv"
     table = pd.read_csv(short)
     table[(table["label"] == "a") | (table["timestep"] <= 300)].to_csv(short, index=False)
-    assert "4 of 8 runs have only 3 evaluations, of which their scores are the means" in remarks(*told(short.parent))
+    assert "4 of 8 runs have only 3 evaluations instead of 10 to take the mean of" in remarks(*told(short.parent))
 
 
 def test_contestants_keep_the_order_of_the_rows(tmp_path: Path) -> None:
@@ -99,7 +131,7 @@ def test_contestants_keep_the_order_of_the_rows(tmp_path: Path) -> None:
     table = pd.read_csv(folder / "rows.csv")
     table.sort_values("label", ascending=False, kind="stable").to_csv(folder / "rows.csv", index=False)
     _, scores = told(folder)
-    assert list(complete_matrices(scores)) == ["b", "a"] and list(wide(score_table(scores), {}))[3:] == ["b", "a"]
+    assert list(complete_scores(scores)) == ["b", "a"] and list(wide(score_table(scores), {}))[3:] == ["b", "a"]
 
 
 def test_curves_have_a_common_grid_only_where_every_seed_was_evaluated(tmp_path: Path) -> None:
@@ -119,44 +151,66 @@ def told(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def test_statistics_are_rliables_formulas() -> None:
     """Interquartile mean, optimality gap and probability of improvement as rliable defines them, counted slowly."""
-    ordered = sorted(OURS.ravel())
+    every = np.concatenate(OURS)
+    ordered = sorted(every)
     cut = len(ordered) // 4
     assert statistics.iqm(OURS) == pytest.approx(np.mean(ordered[cut:-cut]))
-    assert np.isnan(statistics.iqm(OURS[:, :1]))  # three scores have no middle half
-    assert statistics.optimality_gap(OURS) == pytest.approx(100 - np.mean([min(x, 100) for x in OURS.ravel()]))
-    wins = [np.mean([(x > y) + 0.5 * (x == y) for x, y in product(OURS[:, t], THEIRS[:, t])]) for t in range(3)]
+    assert np.isnan(statistics.iqm(OURS[:1]))  # three scores have no middle half
+    assert statistics.optimality_gap(OURS) == pytest.approx(100 - np.mean([min(x, 100) for x in every]))
+    wins = [np.mean([(x > y) + 0.5 * (x == y) for x, y in product(OURS[t], THEIRS[t])]) for t in range(3)]
     assert statistics.improvement(OURS, THEIRS) == pytest.approx(np.mean(wins))
-    assert [stats.mannwhitneyu(OURS[:, t], THEIRS[:, t]).statistic / 6 for t in range(3)] == pytest.approx(wins)
+    assert [stats.mannwhitneyu(OURS[t], THEIRS[t]).statistic / 6 for t in range(3)] == pytest.approx(wins)
     levels = np.array([0.0, 50.0, 200.0])
     np.testing.assert_allclose(statistics.profile(OURS, levels), [1.0, 5 / 9, 0.0])
+
+
+def test_tasks_with_more_seeds_weigh_no_more() -> None:
+    uneven = [np.array([0.0]), np.array([100.0, 110.0, 120.0])]
+    assert statistics.mean(uneven) == 55.0 and statistics.optimality_gap(uneven) == 50.0
+    assert statistics.improvement(uneven, [np.array([1.0]), np.array([50.0, 115.0])]) == pytest.approx((0 + 4 / 6) / 2)
+    np.testing.assert_allclose(statistics.profile(uneven, np.array([-1.0, 50.0, 115.0])), [1.0, 0.5, 1 / 6])
+    assert statistics.iqm(uneven) == 105.0  # of the runs as they are
+    found = statistics.interval(statistics.mean, [np.array([0.0, 0.0]), np.arange(100.0, 103.0)])
+    assert (found.low, found.high) == (50.0, 51.0) and np.isnan(statistics.interval(statistics.mean, uneven).low)
 
 
 @pytest.mark.parametrize("name", ["iqm", "mean", "optimality_gap"])
 def test_statistics_take_redraws_in_front(name: str) -> None:
     statistic = getattr(statistics, name)
-    many = np.random.default_rng(0).uniform(0, 130, (5, 3, 2))
-    np.testing.assert_allclose(statistic(many), [statistic(one) for one in many])
-    back = many[::-1]
-    np.testing.assert_allclose(statistics.improvement(many, back), [statistics.improvement(*pair) for pair in zip(many, back, strict=True)])
+    rng = np.random.default_rng(0)
+    many = [rng.uniform(0, 130, (5, 3)), rng.uniform(0, 130, (5, 4))]
+    each = [[runs[i] for runs in many] for i in range(5)]
+    np.testing.assert_allclose(statistic(many), [statistic(one) for one in each])
+    back = [runs[::-1, :2] for runs in many]
+    slow = [statistics.improvement(one, [runs[i] for runs in back]) for i, one in enumerate(each)]
+    np.testing.assert_allclose(statistics.improvement(many, back), slow)
     levels = np.array([40.0, 80.0])
-    np.testing.assert_allclose(statistics.profile(many, levels).T, [statistics.profile(one, levels) for one in many])
+    np.testing.assert_allclose(statistics.profile(many, levels).T, [statistics.profile(one, levels) for one in each])
 
 
 def test_intervals_redraw_seeds_within_each_task() -> None:
     """With one task all redrawn means lie between the extremes; a task's scores never mix with another's."""
-    found = statistics.interval(statistics.mean, np.array([[0.0, 100.0], [0.0, 200.0]]))
+    found = statistics.interval(statistics.mean, [np.array([0.0, 0.0]), np.array([100.0, 200.0])])
     assert (found.value, found.low, found.high) == (75.0, 50.0, 100.0)  # the first task is 0 in every redraw, the second 100 to 200
-    ours = statistics.interval(statistics.mean, OURS[:, :1])
+    ours = statistics.interval(statistics.mean, OURS[:1])
     assert (ours.low, ours.high) == (10.0, 30.0)
-    ten = statistics.interval(statistics.mean, np.arange(10.0)[:, None])
+    ten = statistics.interval(statistics.mean, [np.arange(10.0)])
     assert 2.5 < ten.low < 3.1 and 5.9 < ten.high < 6.5  # 4.5 -+ 1.96 * sqrt(8.25 / 10)
-    assert np.isnan(statistics.interval(statistics.mean, OURS[:1]).low)
-    apart = statistics.interval(statistics.improvement, OURS + np.array([200.0, 0.0, 0.0]), OURS)
+    assert np.isnan(statistics.interval(statistics.mean, [runs[:1] for runs in OURS]).low)
+    apart = statistics.interval(statistics.improvement, [OURS[0] + 200, *OURS[1:]], OURS)
     assert apart.low >= 1 / 3  # on the first task every redraw wins
 
 
+def test_intervals_of_few_runs_say_what_they_are_worth() -> None:
+    draws = np.random.default_rng(0).normal(size=(20_000, 3))  # of median 0
+    assert ((draws.min(1) < 0) & (draws.max(1) > 0)).mean() == pytest.approx(0.75, abs=0.01)
+    assert "3 seeds: an interval of so few is their range" in (text := few_of(3, 3, "seed")[0]) and "in 75% of cases" in text
+    assert few_of(1, 4, "pair")[0].startswith("1 to 4 pairs") and few_of(5, 9, "seed") == []
+    assert few_of(1, 1, "seed") == ["one seed: differences may be chance, and there are no intervals"]
+
+
 def test_aggregates_compare_with_the_first(tmp_path: Path) -> None:
-    table = aggregate_table(aggregate(complete_matrices(told(rows_of(tmp_path))[1])))
+    table = aggregate_table(aggregate(complete_scores(told(rows_of(tmp_path))[1])))
     assert list(table["contestant"]) == ["a", "b"] and table["P(better than a)"].tolist()[1].startswith("1.00")
     assert table["IQM"].tolist()[1].startswith("19.5 [19.0, 20.0]")
 
@@ -188,7 +242,66 @@ def test_the_page_names_nothing_outside_itself(tmp_path: Path) -> None:
         # names of formats, which no reader fetches
         assert named <= {"http://www.w3.org/Graphics/SVG/1.1/DTD/svg11.dtd", "http://www.w3.org/1999/xlink", "http://www.w3.org/2000/svg"}
     assert len(page.of("th", "scope")) == text.count("<th ") and text.count("<caption>") == text.count("<table>")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.html", "scores.md", "scores.csv", "scores.tex"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "report.html", "scores.md", "scores.csv", "run_scores.csv", "scores.tex",
+    }  # fmt: skip
+
+
+def test_the_tables_are_the_same_in_every_file(tmp_path: Path) -> None:
+    """Own and published scores, figures over all runs and paired differences; as text, as TeX, and their numbers for programs."""
+    folder = rows_of(tmp_path, algo="damo", label="damo")
+    text = write_report([folder], tmp_path / "out").read_text()
+    tables = {name: (tmp_path / "out" / name).read_text() for name in ("scores.md", "scores.tex", "scores.csv")}
+    for title in ("Scores", "Published: DAMO's paper, arXiv 2502.00850, Tables 1 and 2", "Over all tasks", "Beside the plain algorithm"):
+        assert f"**{title}.**" in tables["scores.md"] and f"% {title}\n\\begin{{tabular}}" in tables["scores.tex"]
+        assert f"<h2>{html.escape(title)}</h2>" in text
+    assert "| hopper-medium | 93.8 ± 8.2 |" in tables["scores.md"] and r"hopper-medium & 93.8 $\pm$ 8.2" in tables["scores.tex"]
+    assert "What each contestant changes" not in text  # the rows alone do not say
+    found = pd.read_csv(tmp_path / "out" / "scores.csv")
+    first = found[(found["task"] == "hopper-medium") & (found["contestant"] == "damo")].iloc[0]
+    assert first[["mean", "std", "runs", "seed_1", "seed_2", "published_paper", "published_paper_spread"]].tolist() == [
+        19.5, 0.5, 2, 19.0, 20.0, 93.8, 8.2,
+    ]  # fmt: skip
+    assert found[found["contestant"] == "a"]["published_paper"].isna().all()  # a name of its own
+    assert len(pd.read_csv(tmp_path / "out" / "run_scores.csv")) == 8
+
+
+def test_the_page_says_where_its_numbers_come_from(tmp_path: Path) -> None:
+    text = write_report([rows_of(tmp_path, machine="north")], tmp_path / "out").read_text()
+    assert "<h1>Comparison of 2 contestants on 2 tasks</h1>" in text
+    for told in (
+        "<dt>Data</dt><dd>generated by this package, not D4RL&#x27;s", "<dd>1,200 gradient steps a run; 2 episodes an evaluation</dd>",
+        "<dt>Commits</dt><dd>c</dd>", "<dt>Machines</dt><dd>north</dd>", "<dt>Runs</dt><dd>8, 8 of them finished</dd>",
+        "1.2 minutes a run",
+    ):  # fmt: skip
+        assert told in text
+    assert "do not compare" not in text
+    table = pd.read_csv(tmp_path / "rows.csv")
+    table["machine"] = table["seed"].map({1: "north", 2: "south"})
+    table.to_csv(tmp_path / "rows.csv", index=False)
+    text = write_report([tmp_path], tmp_path / "out").read_text()
+    assert text.count("made on 2 machines (north, south): times of different ones do not compare") == 2
+
+
+def test_contestants_say_what_they_change(tmp_path: Path) -> None:
+    def run(label: str, seed: int, task: str = "hopper-medium", **given: Any) -> None:
+        config = resolve({"task": task, "seed": seed, "epoch": 7, **given})
+        folder = tmp_path / "runs" / label / task / config.algo_name / f"seed_{seed}"
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps({"config": config.flat()}))
+
+    run("damo", 1, algo_name="damo")
+    run("bold", 1, algo_name="damo", damo_alpha=7.0, real_ratio=0.25)
+    run("bold", 1, "walker2d-random", algo_name="damo", damo_alpha=8.0, real_ratio=0.25)
+    run("mopo", 1, algo_name="mopo", penalty_coef=3.0)
+    (tmp_path / "runs" / "x" / "t" / "damo" / "seed_1").mkdir(parents=True)
+    (tmp_path / "runs" / "x" / "t" / "damo" / "seed_1" / "run.json").write_text("{")
+    shared, table = changed_options([tmp_path], ["damo", "bold", "mopo", "absent", "x"])
+    assert shared == {"epoch": "7"}
+    assert table.to_dict("split")["data"] == [
+        ["damo", "damo", "none"], ["bold", "damo", "real_ratio: 0.25; damo_alpha: 7 or 8"], ["mopo", "mopo", "penalty_coef: 3"],
+    ]  # fmt: skip
+    assert changed_options([tmp_path / "nowhere"], ["damo"])[1].empty
 
 
 def test_a_page_of_one_run_without_figures_of_its_training(tmp_path: Path) -> None:
@@ -198,7 +311,7 @@ def test_a_page_of_one_run_without_figures_of_its_training(tmp_path: Path) -> No
     alone.drop(columns=["seconds", "q_data", "gamma", "dataset_mean"]).to_csv(folder / "rows.csv", index=False)
     text = write_report([folder], tmp_path / "out").read_text()
     assert text.count("<img") == 3  # the mean and the gap, the profile, one learning curve
-    assert "one seed: differences may be chance" in text and "nan" not in re.sub('"data:[^"]*"', "", text)
+    assert "95%" not in text and "one seed: differences may be chance" in text and "nan" not in re.sub('"data:[^"]*"', "", text)
 
 
 def test_names_that_look_like_numbers_or_gaps_stay_what_they_are(tmp_path: Path) -> None:
@@ -225,6 +338,8 @@ def test_what_no_run_can_have_is_broken(column: str, value: object, tmp_path: Pa
 def test_broken_tables_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no rows\.csv"):
         read_rows([tmp_path])
+    with pytest.raises(UserError, match=r"x\.png' is the name of a file; .* name a folder with --out"):
+        write_report([rows_of(tmp_path / "named")], tmp_path / "x.png")
     path = tmp_path / "rows.csv"
     path.write_text("")
     with pytest.raises(UserError, match="is no table of a comparison"):

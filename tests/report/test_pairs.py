@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from offlinerlkit_damo.report.comparison import write_report
-from offlinerlkit_damo.report.pairs import paired_differences, shown
+from offlinerlkit_damo.report.pairs import caption, paired_differences, shown
 from offlinerlkit_damo.report.scores import run_scores
 
 PLAIN = {("t1", 1): 10.0, ("t1", 2): 20.0, ("t1", 3): 60.0, ("t2", 1): 5.0, ("t2", 2): 5.0, ("t2", 3): 5.0}
@@ -48,25 +48,36 @@ def test_differences_are_those_of_the_same_seed() -> None:
     draws = [np.mean([rng.choice([1.0, 3, -1], 3).mean(), rng.choice([7.0, 8, 9], 3).mean()]) for _ in range(4000)]
     assert (both.low, both.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.2)
     assert shown(table)["difference"].tolist()[0] == "+1.0 [-1.0, +3.0]" and shown(table)["seeds"].tolist()[1] == "+7.0, +8.0, +9.0"
+    assert "95% intervals, bootstrap over the pairs. 3 pairs: an interval of so few is their range" in caption(table)
 
 
 def test_other_models_and_data_are_no_pairs() -> None:
     other, told = pairs_of(rows_of(dynamics="another"))
     assert other.empty and len(told) == 6 and "mopo+er and mopo on t1, seed 1" in told[0]
     assert pairs_of(rows_of(dataset="another"))[0].empty
-    unfinished, told = pairs_of(rows_of(dynamics=None))
-    assert len(unfinished) == 3 and told == []
+    free, told = pairs_of(rows_of(dynamics=None))
+    assert len(free) == 3 and told == []
+
+
+def test_unfinished_runs_are_no_pairs() -> None:
+    rows = rows_of()
+    rows.loc[(rows["label"] == "mopo") & (rows["seed"] == 2) & (rows["task"] == "t1"), "finished"] = False
+    table, told = pairs_of(rows)
+    assert table["seeds"].tolist() == [{1: 1.0, 3: -1.0}, {1: 7.0, 2: 8.0, 3: 9.0}, {}]
+    assert told == ["mopo+er and mopo on t1, seed 2: not both finished, no pair"]
 
 
 def test_missing_seeds_leave_the_pairs_that_there_are() -> None:
     rows = rows_of()
     rows = rows[~((rows["label"] == "mopo") & (rows["task"] == "t2") & (rows["seed"] == 3))]
     table, _ = pairs_of(rows)
-    assert table["seeds"].tolist() == [{1: 1.0, 2: 3.0, 3: -1.0}, {1: 7.0, 2: 8.0}]  # and no row over unequal tasks
+    assert table["seeds"].tolist() == [{1: 1.0, 2: 3.0, 3: -1.0}, {1: 7.0, 2: 8.0}, {}]
+    assert table["difference"].iloc[-1].value == pytest.approx((1.0 + 7.5) / 2)  # both tasks weigh the same
     alone = rows[rows["label"] == "mopo"]
     assert pairs_of(alone)[0].empty
     single, _ = pairs_of(rows[rows["seed"] == 1])
     assert np.isnan(single["difference"].iloc[0].low) and shown(single)["difference"].iloc[0] == "+1.0"
+    assert "95%" not in caption(single) and caption(single).endswith("One pair: differences may be chance, and there are no intervals.")
 
 
 def test_the_report_has_the_table(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from offlinerlkit_damo.__main__ import main
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.looks import looks
-from offlinerlkit_damo.report.plot import _names, draw_figures
-from offlinerlkit_damo.report.results import read_progress
+from offlinerlkit_damo.report.plot import draw_figures, run_names
+from offlinerlkit_damo.report.results import read_progress, run_folders
 
 
 def run_folder(place: Path, name: str, text: str) -> Path:
@@ -45,7 +45,7 @@ def test_every_run_is_a_line_in_every_panel_that_it_has(runs: list[Path], tmp_pa
     panels = {panel.get_title(): panel for panel in drawn[0].axes if panel.get_visible()}
     lines = {key: [(line.get_label(), line.get_xdata().tolist(), line.get_ydata().tolist()) for line in panel.get_lines()]
              for key, panel in panels.items()}  # fmt: skip
-    first, second = "hopper-medium-v2/mopo/seed_0", "hopper-medium-v2/mopo/seed_1"
+    first, second = "mopo, seed 0", "mopo, seed 1"
     assert lines == {
         "alpha": [(first, [10, 20], [1, 0.5]), (second, [5], [0.1])],
         "loss/actor": [(first, [10], [2])],
@@ -57,13 +57,25 @@ def test_every_run_is_a_line_in_every_panel_that_it_has(runs: list[Path], tmp_pa
 def test_runs_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
     text = "alpha,timestep\n1,10\n"
     ours = [run_folder(tmp_path / "runs" / label, "seed_1", text) for label in ("damo", "damo-square")]
-    assert _names(ours) == [f"{label}/hopper-medium-v2/mopo/seed_1" for label in ("damo", "damo-square")]
-    assert _names(ours[:1]) == ["hopper-medium-v2/mopo/seed_1"]
+    assert run_names(ours) == ["damo, seed 1", "damo-square, seed 1"]
+    kits = [run_folder(tmp_path / name, "seed_12&timestamp_26-1121-120000", text) for name in ("one", "two")]
+    assert run_names(kits[:1]) == ["mopo, seed 12"]
+    assert run_names(kits) == [f"{name}/hopper-medium-v2/mopo/seed_12&timestamp_26-1121-120000" for name in ("one", "two")]
+    other = tmp_path / "walker2d-medium" / "combo" / "seed_2"
+    assert run_names([kits[0], other]) == ["mopo, hopper-medium-v2, seed 12", "combo, walker2d-medium, seed 2"]
+    assert run_names([tmp_path / "copied"]) == ["/".join((tmp_path / "copied").parts[-3:])]
+
+
+def test_any_folder_stands_for_the_runs_in_it(runs: list[Path], tmp_path: Path) -> None:
+    assert run_folders([tmp_path]) == run_folders([*runs, tmp_path, runs[0]]) == runs
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="is not a run folder and holds none"):
+        run_folders([runs[0], tmp_path / "empty"])
 
 
 def test_looks_differ() -> None:
-    found = looks([str(i) for i in range(21)])
-    assert len({(look.colour, look.dashes) for look in found.values()}) == 21
+    found = looks([str(i) for i in range(56)])
+    assert len({(look.colour, look.dashes) for look in found.values()}) == 56
 
 
 def test_the_command_draws_scores_unless_told_otherwise(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +89,7 @@ def test_wrong_keys_suffixes_and_folders_are_one_sentence(runs: list[Path], tmp_
     with pytest.raises(UserError, match=r"does not end in \.png"):
         draw_figures(runs, tmp_path / "a.gif")
     with pytest.raises(UserError, match="is not a run folder"):
-        draw_figures([tmp_path], tmp_path / "a.png")
+        draw_figures([tmp_path / "nowhere"], tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
 
 
