@@ -11,6 +11,7 @@ from offlinerlkit_damo.config import packaged
 
 NONE = "-"  # nothing was run, or published
 UNFINISHED = " *"
+ACROSS = 6  # contestants that fit beside each other on a page
 
 
 @dataclass(frozen=True)
@@ -43,20 +44,35 @@ def published() -> list[Publication]:
 def wide(table: pd.DataFrame, means: dict[str, float]) -> pd.DataFrame:
     """A row a task, a column a contestant: "mean ± std (seed, seed, ...)", of one seed its score; `means` are the datasets' mean scores.
 
-    A cell with runs that have not finished is marked, and says at which steps these stand: "2.0 ± 1.0 * (3.0, 1.0 at 4k)".
+    A cell with runs that have not finished is marked, and says at which steps these stand: "2.0 ± 1.0 * (3.0, 1.0 at 4k)". Of one
+    task many contestants are a row each.
     """
     labels = list(dict.fromkeys(table["label"]))
+    if table["task"].nunique() == 1 and len(labels) > ACROSS:
+        return _long(table, means)
     found = []
     for task, group in table.groupby("task", sort=True):
-        steps = sorted({number for numbers in group["steps"] for number in numbers.values()})
-        row = {
-            "task": str(task),
-            "steps": " to ".join(f"{number:,}" for number in sorted({steps[0], steps[-1]})),
-            "dataset": _points(means[str(task)]) if str(task) in means else NONE,
-        }
+        row = {"task": str(task), "steps": _steps(group), "dataset": _dataset(str(task), means)}
         cells = {str(entry["label"]): _cell(entry) for _, entry in group.iterrows()}
         found.append({**row, **{label: cells.get(label, NONE) for label in labels}})
     return pd.DataFrame(found)
+
+
+def _long(table: pd.DataFrame, means: dict[str, float]) -> pd.DataFrame:
+    task = str(table["task"].iloc[0])
+    rows = [{"contestant": "(dataset)", "steps": NONE, task: _dataset(task, means)}]
+    for label, group in table.groupby("label", sort=False):
+        rows.append({"contestant": str(label), "steps": _steps(group), task: _cell(group.iloc[0])})
+    return pd.DataFrame(rows)
+
+
+def _dataset(task: str, means: dict[str, float]) -> str:
+    return _points(means[task]) if task in means else NONE
+
+
+def _steps(group: pd.DataFrame) -> str:
+    steps = sorted({number for numbers in group["steps"] for number in numbers.values()})
+    return " to ".join(f"{number:,}" for number in sorted({steps[0], steps[-1]}))
 
 
 def _cell(entry: Any) -> str:

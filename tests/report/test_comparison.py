@@ -73,6 +73,16 @@ def test_a_runs_score_is_the_mean_of_its_last_ten_evaluations(tmp_path: Path) ->
     assert wide(pd.DataFrame([{**two, "unfinished": [2]}]), {})["a"].tolist() == ["3.0 ± 1.0 * (4.0, 2.0 at 4k)"]
 
 
+def test_many_contestants_on_one_task_are_a_row_each() -> None:
+    entry = {"task": "t", "mean": 3.0, "std": 1.0, "seeds": {1: 4.0, 2: 2.0}, "steps": {1: 5, 2: 5}, "unfinished": []}
+    table = pd.DataFrame([{**entry, "label": label} for label in "abcdefg"])
+    shown = wide(table, {"t": 7.25})
+    assert shown.iloc[0].to_dict() == {"contestant": "(dataset)", "steps": "-", "t": "7.2"}
+    assert shown.iloc[-1].to_dict() == {"contestant": "g", "steps": "5", "t": "3.0 ± 1.0 (4.0, 2.0)"} and len(shown) == 8
+    assert list(wide(table.iloc[:6], {})) == ["task", "steps", "dataset", *"abcdef"]
+    assert len(wide(pd.concat([table, table.assign(task="u")]), {})) == 2
+
+
 def test_latex_is_balanced_and_escaped() -> None:
     entry = {"task": "walker2d_50%", "label": "a_b&c", "mean": 9.5, "std": 0.5, "seeds": {1: 9.0, 2: 10.0}, "unfinished": []}
     entry["steps"] = {1: 100, 2: 200}
