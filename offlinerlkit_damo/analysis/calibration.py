@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from offlinerlkit_damo.analysis.clouds import Transitions, offline
-from offlinerlkit_damo.analysis.drawing import Drawn, with_interval
+from offlinerlkit_damo.analysis.drawing import Drawn
 from offlinerlkit_damo.analysis.overlap import auc, estimate, redrawn
 from offlinerlkit_damo.analysis.runs import Learned, settings_of
 from offlinerlkit_damo.analysis.settings import Settings
 from offlinerlkit_damo.report.looks import looks
-from offlinerlkit_damo.report.tables import NONE
+from offlinerlkit_damo.report.tables import NONE, with_interval
 from offlinerlkit_damo.tasks import OfflineDataset, can_make, resolve_dataset
 from offlinerlkit_damo.training.dynamics import seed_everything
 

@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from offlinerlkit_damo.analysis.clouds import KINDS, Transitions, offline, scale_of
-from offlinerlkit_damo.analysis.drawing import Drawn, with_interval
+from offlinerlkit_damo.analysis.drawing import Drawn
 from offlinerlkit_damo.analysis.overlap import Cloud, Estimate, halved, median_distance, mmd, two_sample_auc
 from offlinerlkit_damo.analysis.runs import Learned, settings_of
 from offlinerlkit_damo.analysis.settings import Settings
 from offlinerlkit_damo.analysis.simulation import OpenSimulator
-from offlinerlkit_damo.report.tables import NONE
+from offlinerlkit_damo.report.tables import NONE, with_interval
 from offlinerlkit_damo.tasks import OfflineDataset
 from offlinerlkit_damo.training.dynamics import seed_everything
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -38,8 +37,3 @@ def write(name: str, drawn: Drawn, out: Path, suffix: str) -> Path:
         save_text(markdown(drawn.shown), path.with_suffix(".md"))
     save_json(drawn.about, path.with_suffix(".json"))
     return path
-
-
-def with_interval(value: float, low: float, high: float, digits: int) -> str:
-    """For tables to read: "1.2 [0.9, 1.5]"."""
-    return f"{value:.{digits}f}" + ("" if np.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]")

@@ -14,13 +14,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from offlinerlkit_damo.analysis.clouds import Transitions, offline, scale_of
-from offlinerlkit_damo.analysis.drawing import Drawn, with_interval
+from offlinerlkit_damo.analysis.drawing import Drawn
 from offlinerlkit_damo.analysis.overlap import Estimate, estimate, redrawn, squared_distances
 from offlinerlkit_damo.analysis.runs import Learned, settings_of
 from offlinerlkit_damo.analysis.settings import Settings
 from offlinerlkit_damo.analysis.simulation import OpenSimulator
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.looks import COLOURS
+from offlinerlkit_damo.report.tables import with_interval
 from offlinerlkit_damo.tasks import OfflineDataset
 from offlinerlkit_damo.training.dynamics import seed_everything
 

@@ -14,12 +14,12 @@ from offlinerlkit_damo.files import check_writable, save_text
 from offlinerlkit_damo.report import page, pairs, panels, statistics
 from offlinerlkit_damo.report.figures import SUFFIXES
 from offlinerlkit_damo.report.looks import Look, looks
-from offlinerlkit_damo.report.options import changed_options
+from offlinerlkit_damo.report.options import own_options
 from offlinerlkit_damo.report.origin import origin
 from offlinerlkit_damo.report.planned import unmeasured
 from offlinerlkit_damo.report.scores import LAST, contestants, curves, read_rows, remarks, run_scores, score_table
 from offlinerlkit_damo.report.statistics import Floats, Interval, Scores
-from offlinerlkit_damo.report.tables import NONE, latex, markdown, numbers, published_tables, wide
+from offlinerlkit_damo.report.tables import NONE, latex, markdown, numbers, published_tables, wide, with_interval
 
 SCORES = (
     f"A run's score is the mean of its last {LAST} evaluations, in normalised points: 0 for a random and 100 for an expert policy. A cell "
@@ -120,7 +120,7 @@ def _published(rows: pd.DataFrame, scores: pd.DataFrame) -> list[Section]:
 
 
 def _changed(folders: Sequence[Path], rows: pd.DataFrame) -> list[Section]:
-    shared, table = changed_options(folders, contestants(rows))
+    shared, table = own_options(folders, contestants(rows))
     if table.empty:
         return []
     alike = "; ".join(f"{name}: {text}" for name, text in shared.items()) or "nothing"
@@ -222,7 +222,7 @@ def aggregate_table(aggregates: Mapping[str, Mapping[str, Interval]]) -> pd.Data
             {
                 "contestant": label,
                 **{
-                    name: _cell(found[label], digits=2 if name.startswith("P(") else 1) if label in found else NONE
+                    name: with_interval(x.value, x.low, x.high, 2 if name.startswith("P(") else 1) if (x := found.get(label)) else NONE
                     for name, found in aggregates.items()
                 },
             }
@@ -249,9 +249,3 @@ def left_out(rows: pd.DataFrame, complete: Mapping[str, Scores]) -> list[str]:
         return []
     reason = "none of their runs has finished" if rows["task"].nunique() == 1 else "not every task has a finished run of theirs"
     return [f"no figures over all runs for {', '.join(absent)}: {reason}"]
-
-
-def _cell(interval: Interval, digits: int) -> str:
-    if np.isnan(interval.low):
-        return f"{interval.value:.{digits}f}"
-    return f"{interval.value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"

@@ -10,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from offlinerlkit_damo.config import readers, resolve, with_younger
+from offlinerlkit_damo.compare.plan import plain
+from offlinerlkit_damo.config import options_read, readers, resolve
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.training.resume import FREE
 from offlinerlkit_damo.training.run_folder import FACTS, read_facts
@@ -20,7 +21,7 @@ OWN = ("task", "seed", "algo_name", "dynamics_seed", *FREE)
 LAYOUT = f"runs/*/*/*/*/{FACTS}"  # contestant, task, algorithm, run
 
 
-def changed_options(folders: Sequence[Path], labels: Sequence[str]) -> tuple[dict[str, str], pd.DataFrame]:
+def own_options(folders: Sequence[Path], labels: Sequence[str]) -> tuple[dict[str, str], pd.DataFrame]:
     """What all contestants that read it changed alike, name -> value; and a row a contestant: algorithm, and what else it changed.
 
     Measured against the presets of this version of the package. Empty where the folders hold no runs, but their rows alone.
@@ -30,14 +31,14 @@ def changed_options(folders: Sequence[Path], labels: Sequence[str]) -> tuple[dic
     for path in sorted(path for folder in folders for path in folder.glob(LAYOUT)):
         label = path.parents[3].name
         try:
-            config = with_younger(read_facts(path.parent)["config"])
+            config = options_read(read_facts(path.parent)["config"])
             defaults = _defaults(str(config.get("algo_name")), str(config.get("task")))
         except UserError:
             continue  # damaged, or of another version: then nothing is known
-        algo = algos.setdefault(label, str(config["algo_name"]))
+        algos.setdefault(label, str(config["algo_name"]))
         ours = found.setdefault(label, {})
         for name, value in config.items():
-            if name in defaults and name not in OWN and algo in readers(name) and value != defaults[name]:
+            if name in defaults and name not in OWN and value != defaults[name]:
                 values = ours.setdefault(name, [])
                 if (text := _text(value)) not in values:
                     values.append(text)
@@ -55,8 +56,7 @@ def changed_options(folders: Sequence[Path], labels: Sequence[str]) -> tuple[dic
 
 @cache
 def _defaults(algo: str, task: str) -> dict[str, Any]:
-    defaults: dict[str, Any] = json.loads(json.dumps(resolve({"algo_name": algo, "task": task}).flat()))
-    return defaults
+    return plain(resolve({"algo_name": algo, "task": task}))
 
 
 def _text(value: Any) -> str:

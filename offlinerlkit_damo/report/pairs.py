@@ -9,7 +9,7 @@ import pandas as pd
 
 from offlinerlkit_damo.report import statistics
 from offlinerlkit_damo.report.scores import RUN, few_of
-from offlinerlkit_damo.report.tables import NONE
+from offlinerlkit_damo.report.tables import NONE, with_interval
 
 ALL = "all tasks"
 CAPTION = (
@@ -76,9 +76,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             **{name: table[name] for name in ("contestant", "beside", "task")},
-            "difference": [
-                f"{x.value:+.1f}" + ("" if np.isnan(x.low) else f" [{x.low:+.1f}, {x.high:+.1f}]") for x in table["difference"]
-            ],
+            "difference": [with_interval(x.value, x.low, x.high, 1, sign="+") for x in table["difference"]],
             "seeds": [", ".join(f"{value:+.1f}" for value in seeds.values()) or NONE for seeds in table["seeds"]],
         }
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,6 +130,11 @@ def numbers(table: pd.DataFrame, means: dict[str, float]) -> pd.DataFrame:
             row |= {f"published_{publication.name}": score, f"published_{publication.name}_spread": spread}
         found.append(row)
     return pd.DataFrame(found).dropna(axis="columns", how="all")
+
+
+def with_interval(value: float, low: float, high: float, digits: int, *, sign: str = "") -> str:
+    """"1.2 [0.9, 1.5]", or the value alone where there is no interval; `sign` "+" shows that of positive figures too."""
+    return f"{value:{sign}.{digits}f}" + ("" if math.isnan(low) else f" [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]")
 
 
 def markdown(table: pd.DataFrame) -> str:

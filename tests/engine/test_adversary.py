@@ -26,10 +26,10 @@ def ends_high(obs: np.ndarray, act: np.ndarray, next_obs: np.ndarray) -> np.ndar
     return next_obs[:, :1] > 0.3
 
 
-def rambo(policy_class: Any, dtype: torch.dtype = torch.float32, decay: float = 0.01, **options: Any) -> Any:
+def rambo(policy_class: Any, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
     _, *parts = make_parts(dtype)
     torch.manual_seed(0)
-    model = EnsembleDynamicsModel(OBS, ACT, [16, 16], E, len(ELITES), weight_decays=[decay] * 3).to(dtype)
+    model = EnsembleDynamicsModel(OBS, ACT, [16, 16], E, len(ELITES), weight_decays=[0.01] * 3).to(dtype)
     model.set_elites(ELITES)
     with torch.no_grad():  # log-variances between their bounds
         model.output_layer.weight *= 5

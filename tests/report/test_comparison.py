@@ -20,7 +20,7 @@ from offlinerlkit_damo.config import resolve
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report import statistics
 from offlinerlkit_damo.report.comparison import aggregate, aggregate_table, complete_scores, left_out, write_report
-from offlinerlkit_damo.report.options import changed_options
+from offlinerlkit_damo.report.options import own_options
 from offlinerlkit_damo.report.scores import curves, few_of, on_common_grid, read_rows, remarks, run_scores, score_table
 from offlinerlkit_damo.report.tables import latex, markdown, published_tables, wide
 
@@ -306,12 +306,12 @@ def test_contestants_say_what_they_change(tmp_path: Path) -> None:
     run("mopo", 1, algo_name="mopo", penalty_coef=3.0)
     (tmp_path / "runs" / "x" / "t" / "damo" / "seed_1").mkdir(parents=True)
     (tmp_path / "runs" / "x" / "t" / "damo" / "seed_1" / "run.json").write_text("{")
-    shared, table = changed_options([tmp_path], ["damo", "bold", "mopo", "absent", "x"])
+    shared, table = own_options([tmp_path], ["damo", "bold", "mopo", "absent", "x"])
     assert shared == {"epoch": "7"}
     assert table.to_dict("split")["data"] == [
         ["damo", "damo", "none"], ["bold", "damo", "real_ratio: 0.25; damo_alpha: 7 or 8"], ["mopo", "mopo", "penalty_coef: 3"],
     ]  # fmt: skip
-    assert changed_options([tmp_path / "nowhere"], ["damo"])[1].empty
+    assert own_options([tmp_path / "nowhere"], ["damo"])[1].empty
 
 
 def test_a_page_of_one_run_without_figures_of_its_training(tmp_path: Path) -> None:
