@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from offlinerlkit_damo.__main__ import command_line
+from offlinerlkit_damo.compare.plan import jobs, read_plan
 from offlinerlkit_damo.config import Config, DAMOConfig, options, presets
 from offlinerlkit_damo.damo.divergences import NAMES
 from offlinerlkit_damo.kit import Logger, ReplayBuffer
@@ -150,3 +151,11 @@ def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
     links = re.findall(r"\]\((?!https?://|#)([^)#]+)", path.read_text(encoding="utf-8"))
     assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_the_plans_of_the_results_can_be_run(tmp_path: Path) -> None:
+    """Every plan in docs/plans has known tasks and options, with which its runs can be configured."""
+    plans = sorted((DOCS / "plans").glob("*.yaml"))
+    assert plans
+    for path in plans:
+        assert jobs(read_plan(path), tmp_path)
