@@ -13,13 +13,14 @@ from offlinerlkit_damo.analysis.drawing import Drawn
 from offlinerlkit_damo.analysis.runs import Run, settings_of
 from offlinerlkit_damo.compare.rows import config_hash
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.report.looks import COLOURS, looks
+from offlinerlkit_damo.report.looks import looks
 from offlinerlkit_damo.report.results import SCORE, read_evaluations, read_progress
 from offlinerlkit_damo.report.scores import LAST, on_common_grid
 from offlinerlkit_damo.training.run_folder import is_finished
 
 VALUE = "eval/q_data"
 DIVERGED = 30  # times the median
+NOT_FIXED = "not fixed"
 
 
 def draw_curves(runs: Sequence[Run]) -> Drawn:
@@ -43,7 +44,7 @@ def draw_curves(runs: Sequence[Run]) -> Drawn:
     figure.suptitle(runs[0].facts["config"]["task"])
     panels = figure.subplots(1, 3)
     for name, look in looks(list(dict.fromkeys(table["label"]))).items():
-        how = {"color": look.colour, "linestyle": look.dashes}
+        how: dict[str, Any] = {"color": look.colour, "linestyle": look.dashes}
         every = table[table["label"] == name]
         for panel, (x, y) in zip(panels, (("timestep", "score"), ("timestep", "value"), ("score", "value")), strict=True):
             ours = every if y == "score" else every.dropna(subset=["value"])
@@ -70,10 +71,10 @@ def draw_curves(runs: Sequence[Run]) -> Drawn:
 
 
 def draw_alpha(runs: Sequence[Run]) -> Drawn:
-    """Mean of the last ten evaluations against alpha, with the actor's own alpha fixed and not; every run a dot, the line their mean.
+    """Mean of the last ten evaluations against alpha, with the actor's own alpha fixed and not; every run a dot, a line their means.
 
     Only finished runs that differ in nothing but these two options and seeds are on it: of all DAMO runs given the family with the most
-    alphas. The others are named in the JSON.
+    alphas. The others are named in the JSON, and so are seeds that a point lacks and runs of fewer evaluations.
     """
     families: dict[str, list[Run]] = {}
     for run in runs:
@@ -85,24 +86,18 @@ def draw_alpha(runs: Sequence[Run]) -> Drawn:
         raise UserError("there are no two finished runs of damo that differ in damo_alpha alone; `ablate alpha` makes a sweep")
     rows = []
     for run in chosen:
-        config, evaluations = run.facts["config"], read_evaluations(run.folder)
-        fixed, alpha = config.get("actor_alpha"), float(config["damo_alpha"])
-        score = float(evaluations["score"].tail(LAST).mean())
+        fixed, alpha = run.facts["config"].get("actor_alpha"), float(run.facts["config"]["damo_alpha"])
         # where both are equal a run stands for either
-        kinds = ["fixed"] * (fixed is not None) + ["not fixed"] * (fixed is None or fixed == alpha)
-        rows += [{"alpha": alpha, "actor_alpha": kind, "seed": run.seed, "label": run.label, "score": score} for kind in kinds]
+        kinds = ([] if fixed is None else [f"fixed to {fixed:g}"]) + ([NOT_FIXED] if fixed in (None, alpha) else [])
+        rows += [{"alpha": alpha, "actor_alpha": kind, "seed": run.seed, "label": run.label, "score": run.score} for kind in kinds]
     table = pd.DataFrame(rows).sort_values(["actor_alpha", "alpha", "seed"], ignore_index=True)
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
-    values = {run.facts["config"].get("actor_alpha") for run in chosen} - {None}
-    names = {"fixed": f"actor's alpha fixed to {', '.join(f'{x:g}' for x in sorted(values))}", "not fixed": "actor's alpha not fixed"}
-    for (kind, name), colour, marker, style in zip(names.items(), COLOURS, "oD", ("-", "--"), strict=False):
-        ours = table[table["actor_alpha"] == kind]
-        if ours.empty:
-            continue
-        axes.plot(ours["alpha"], ours["score"], marker, color=colour, alpha=0.6, markersize=5, linestyle="none")
-        mean = ours.groupby("alpha")["score"].mean()
-        axes.plot(mean.index, mean.to_numpy(), color=colour, linestyle=style, linewidth=1.8, marker=marker, markersize=7, label=name)
+    for kind, look in looks(list(dict.fromkeys(table["actor_alpha"]))).items():
+        ours, how = table[table["actor_alpha"] == kind], dict[str, Any](color=look.colour, marker=look.marker)
+        axes.plot(ours["alpha"], ours["score"], alpha=0.6, markersize=5, linestyle="none", **how)
+        mean, name = ours.groupby("alpha")["score"].mean(), f"actor's alpha {kind}"
+        axes.plot(mean.index, mean.to_numpy(), linestyle=look.dashes, linewidth=1.8, markersize=7, label=name, **how)
     mean_score: Any = chosen[0].facts["dataset"].get("mean_score")
     if mean_score is not None and np.isfinite(mean_score):
         axes.axhline(mean_score, color="0.35", linestyle=":", linewidth=1, label="dataset mean")
@@ -112,8 +107,19 @@ def draw_alpha(runs: Sequence[Run]) -> Drawn:
         "task": chosen[0].facts["config"]["task"],
         "runs": [settings_of(run) for run in chosen],
         "left_out": [run.name for run in runs if run not in chosen],
+        "missing_seeds": _missing_seeds(table),
+        "fewer_evaluations": [run.name for run in chosen if len(read_evaluations(run.folder)) < LAST],
     }
     return Drawn(figure, table, about)
+
+
+def _missing_seeds(table: pd.DataFrame) -> list[str]:
+    found = []
+    for (kind, alpha), group in table.groupby(["actor_alpha", "alpha"]):
+        lacking = sorted(set(table["seed"]) - set(group["seed"]))
+        if lacking:
+            found.append(f"alpha {alpha:g}, actor's alpha {kind}: {', '.join(map(str, lacking))}")
+    return found
 
 
 def _alphas(runs: Sequence[Run]) -> int:

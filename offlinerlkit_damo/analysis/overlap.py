@@ -62,13 +62,20 @@ def group_sums(matrix: Floats, row_groups: Indices, column_groups: Indices) -> t
 
 
 def redrawn(groups: int, rng: np.random.Generator) -> Floats:
-    """How often each of so many groups is drawn, [RESAMPLES + 1, groups]; the first row is the sample itself, once each."""
+    """How often each of so many groups is drawn, [RESAMPLES + 1, groups]; the first row is the sample itself, once each.
+
+    The others are nan where there is one group alone: redrawn it is itself, which says nothing of how sure it is.
+    """
+    if groups < 2:
+        return np.concatenate([np.ones((1, groups)), np.full((RESAMPLES, groups), np.nan)])
     draws = rng.multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
     return np.concatenate([np.ones((1, groups)), draws])
 
 
 def estimate(draws: Floats) -> Estimate:
     """From a statistic's values on the sample itself and on the resamples [RESAMPLES + 1] (nan where it has none)."""
+    if np.isnan(draws[1:]).all():
+        return Estimate(float(draws[0]), np.nan, np.nan)
     low, high = np.nanquantile(draws[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(float(draws[0]), float(low), float(high))
 

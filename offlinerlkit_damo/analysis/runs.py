@@ -22,7 +22,7 @@ from offlinerlkit_damo.tasks import OfflineDataset, Task, config_task, resolve_d
 from offlinerlkit_damo.training.dynamics import build_dynamics, load_dynamics
 from offlinerlkit_damo.training.resume import changed_options
 from offlinerlkit_damo.training.run import make_trainer, standardised
-from offlinerlkit_damo.training.run_folder import FACTS, read_facts
+from offlinerlkit_damo.training.run_folder import FACTS, contestant_of, read_facts
 
 ROLLOUTS = 2000
 """Rollouts of the model that a run's synthetic data is drawn from."""
@@ -85,8 +85,7 @@ def find_runs(paths: Sequence[str]) -> list[Run]:
 
 
 def _label(folder: Path, facts: dict[str, Any]) -> str:
-    parts = folder.absolute().parts  # a comparison's layout: runs/<contestant>/<task>/<algorithm>/<run>
-    return parts[-4] if len(parts) > 4 and parts[-5] == "runs" else str(facts["config"].get("algo_name"))
+    return contestant_of(folder) or str(facts["config"].get("algo_name"))
 
 
 def _check_alike(runs: Sequence[Run]) -> None:

@@ -49,6 +49,8 @@ def ablate(arguments: argparse.Namespace) -> None:
 def _run(plan: Plan, arguments: argparse.Namespace) -> None:
     if arguments.jobs is not None and arguments.jobs < 1:
         raise UserError(f"--jobs {arguments.jobs} is not positive")
+    for name in plan.unread():
+        print(f"{name} changes nothing: no contestant of this comparison reads it", file=sys.stderr)
     if arguments.dry_run:
         dry_run(plan, arguments.out, arguments.jobs or os.cpu_count() or 1)
         return

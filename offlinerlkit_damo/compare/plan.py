@@ -38,6 +38,11 @@ class Plan:
     seeds: tuple[int, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def unread(self) -> list[str]:
+        """Those of the options that no contestant reads."""
+        algos = {str(own["algo_name"]) for own in self.contestants.values()}
+        return [name for name in self.options if not algos & set(readers(name))]
+
 
 @dataclass(frozen=True)
 class Job:
@@ -75,8 +80,8 @@ def make_plan(
         label = str(name)
         if not isinstance(values, Mapping) or values.get("algo_name") not in ALGORITHMS:
             raise UserError(f"the variant {label!r} needs an algo_name, one of {', '.join(ALGORITHMS)}")
-        if not re.fullmatch(r"[\w.+=,-]+", label):
-            raise UserError(f"the variant {label!r} names a folder; use letters, digits and + - = , . _")
+        if not re.fullmatch(r"\w[\w.+=,-]*", label):
+            raise UserError(f"the variant {label!r} names a folder; use letters, digits and + - = , . _, the first a letter or digit")
         if label in contestants:
             raise UserError(f"{label!r} names two contestants; call one of them otherwise")
         contestants[label] = values
@@ -91,6 +96,8 @@ def make_plan(
                 raise UserError(f"{name} is the plan's own; it cannot be among the options")
         if coerce("no_eval", values.get("no_eval", False)):
             raise UserError("a comparison compares evaluations; leave no_eval out")
+        if values.get("env") is not None:
+            raise UserError("a comparison's scores are the tasks' own; leave env out, and draw runs in another simulator with `plot`")
     return Plan(tuple(_tasks(tasks)), contestants, numbers, dict(given))
 
 
@@ -119,13 +126,17 @@ def read_plan(path: Path) -> Plan:
     tasks, algos, seeds = content.get("tasks"), content.get("algos") or [], content.get("seeds", SEEDS)
     if not isinstance(tasks, list) or not tasks or not isinstance(algos, list):
         raise UserError(f"the plan {str(path)!r} needs `tasks`, a list of names, and `algos` or `variants`")
-    if not isinstance(seeds, int) and not (isinstance(seeds, list) and all(isinstance(seed, int) for seed in seeds)):
+    if not _is_number(seeds) and not (isinstance(seeds, list) and all(map(_is_number, seeds))):
         raise UserError(f"the plan {str(path)!r} has seeds {seeds!r}; give a number of seeds or a list of them")
     for part in ("options", "variants"):
         if not isinstance(content.get(part) or {}, dict):
             raise UserError(f"`{part}` of the plan {str(path)!r} is no mapping")
     names = [str(algo) for algo in algos]
     return make_plan([str(task) for task in tasks], names, seeds, content.get("options") or {}, content.get("variants"))
+
+
+def _is_number(seed: Any) -> bool:
+    return isinstance(seed, int) and not isinstance(seed, bool)
 
 
 def write_plan(plan: Plan, path: Path) -> None:

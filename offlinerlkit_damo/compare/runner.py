@@ -178,13 +178,21 @@ def run_plan(plan: Plan, out: Path, executor: Executor, *, show: Callable[[Seque
             for _, attempt in going.values():
                 attempt.stop()
             for status, attempt in going.values():
-                while attempt.poll() is None:
-                    time.sleep(POLL)
-                status.look()
+                _await_end(status, attempt)
             for folder, reason in table.gather().items():
                 again = f"without {shlex.quote(str(folder))}, the call that made this run makes it anew"
                 print(f"not in the tables: {reason}; {again}", file=sys.stderr)
     return every
+
+
+def _await_end(status: Status, attempt: Attempt) -> None:
+    """Wait until a stopped attempt has ended; one that cannot be asked any more is told of, and the others are still waited for."""
+    try:
+        while attempt.poll() is None:
+            time.sleep(POLL)
+    except UserError as error:
+        print(f"{status.job.name}: {error}", file=sys.stderr)
+    status.look()
 
 
 class Table:

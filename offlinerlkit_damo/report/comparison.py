@@ -31,9 +31,9 @@ INTERVALS = (
     "percentile bootstrap). "
 )
 OVER_ALL = (
-    "IQM: mean of the middle half of all runs. Optimality gap: how far runs stay below an expert's 100 points, less is better. P: the "
-    "probability that a run beats one of the first contestant on the same task."
+    "IQM: mean of the middle half of all runs. Optimality gap: how far runs stay below an expert's 100 points, less is better."
 )
+IMPROVEMENT = " P: the probability that a run beats one of {} on the same task."
 SEVERAL = "Every task counts the same, however many seeds it has, but for the IQM. "
 VALUES = (
     "Value estimate against real return. Solid: the first critic's mean value of the data. Dotted: the discounted return of an "
@@ -42,7 +42,7 @@ VALUES = (
     "that widens without end is. Contestants without a critic Q(s, a) have no panel."
 )
 MIDDLE = np.array([50.0])
-PAIRED = "Beside the plain algorithm"
+PAIRED = "Paired differences"
 PUBLISHED = (
     "Not measured here, but published for the algorithms themselves on D4RL's data; above may be contestants of these names with other "
     "options"
@@ -85,7 +85,8 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
 
     notes = "".join(f"* {note}\n" for note in told) + ("\n" if told else "")
     save_text(notes + "\n".join(f"**{x.title}.** {x.about}\n\n{markdown(x.table)}" for x in sections), out / "scores.md")
-    save_text("\n".join(f"% {x.title}\n{latex(x.table)}" for x in sections), out / "scores.tex")
+    remarked = [f"% {note}" for note in told]
+    save_text("\n".join([*remarked, *(latex(x.table, f"{x.title}. {x.about}") for x in sections)]), out / "scores.tex")
     save_text(numbers(table, means).to_csv(index=False), out / "scores.csv")
     save_text(scores.to_csv(index=False), out / "run_scores.csv")
 
@@ -135,7 +136,8 @@ def _overall(aggregates: Mapping[str, Mapping[str, Interval]], tasks: int) -> li
     several = SEVERAL if tasks > 1 else ""
     few = "" if "IQM" in aggregates else f" There is no IQM: of fewer than {statistics.FEWEST} runs of a contestant it has no meaning."
     title = "Over all tasks" if tasks > 1 else "All runs together"
-    about = f"Of the contestants that have finished runs on every task. {several}{known}{OVER_ALL}{few}"
+    beaten = IMPROVEMENT.format(next(iter(aggregates["mean"]))) if len(aggregates["mean"]) > 1 else ""
+    about = f"Of the contestants that have finished runs on every task. {several}{known}{OVER_ALL}{beaten}{few}"
     return [Section(title, about, aggregate_table(aggregates))]
 
 

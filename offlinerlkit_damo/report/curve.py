@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
@@ -12,8 +13,9 @@ from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import replacing
 from offlinerlkit_damo.report.figures import check_figure
 from offlinerlkit_damo.report.looks import looks
+from offlinerlkit_damo.report.plot import run_names
 from offlinerlkit_damo.report.results import read_evaluations
-from offlinerlkit_damo.training.run_folder import read_facts
+from offlinerlkit_damo.training.run_folder import FACTS, read_facts
 
 CLOSE = 5.0  # points between two lines that are named together
 
@@ -24,7 +26,7 @@ def draw_learning_curve(folders: Sequence[Path], path: Path) -> None:
     Raises UserError for another suffix, for folders that are no runs, and for runs of different tasks or datasets.
     """
     check_figure(path)
-    runs = [read_facts(folder) for folder in folders]
+    runs = [_about(folder) for folder in folders]
     task, dataset = runs[0]["task"], runs[0]["dataset"]
     for folder, run in zip(folders, runs, strict=True):
         if (run["task"]["name"], run["dataset"]["fingerprint"]) != (task["name"], dataset["fingerprint"]):
@@ -32,10 +34,10 @@ def draw_learning_curve(folders: Sequence[Path], path: Path) -> None:
     # not pyplot: importing this must not choose the user's backend
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    drawn = looks([str(folder) for folder in folders])
-    for folder, run in zip(folders, runs, strict=True):
-        table, config, look = read_evaluations(folder), run["config"], drawn[str(folder)]
-        name = f"{config['algo_name']}, seed {config['seed']}"
+    names = run_names(folders)
+    drawn = looks(names)
+    for folder, name in zip(folders, names, strict=True):
+        table, look = read_evaluations(folder), drawn[name]
         axes.plot(table["timestep"], table["score"], marker=".", color=look.colour, linestyle=look.dashes, label=name)
         low, high = table["score"] - table["std"], table["score"] + table["std"]
         axes.fill_between(table["timestep"], low, high, alpha=0.15, color=look.colour, linewidth=0)
@@ -65,3 +67,16 @@ def draw_learning_curve(folders: Sequence[Path], path: Path) -> None:
     figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150)
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """What the run says of its task and dataset."""
+    facts = read_facts(folder)
+    try:
+        task, dataset = facts["task"], facts["dataset"]
+        return {
+            "task": {"name": task["name"], "robot": task["robot"]},
+            "dataset": {name: dataset[name] for name in ("name", "source", "fingerprint", "mean_score")},
+        }
+    except (KeyError, TypeError):
+        raise UserError(f"{str(folder / FACTS)!r} does not say which task and dataset the run is on; leave it out") from None

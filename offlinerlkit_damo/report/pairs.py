@@ -1,4 +1,4 @@
-"""Differences between a contestant and its plain algorithm, run by run: of the same task, seed, dataset and dynamics model."""
+"""Differences between a contestant and the one of its algorithm's name, run by run: of the same task, seed, dataset, model and steps."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from offlinerlkit_damo.report.tables import NONE, with_interval
 
 ALL = "all tasks"
 CAPTION = (
-    "Difference to the contestant that is called by the algorithm's own name, in normalised points, paired by seed, dataset and dynamics "
-    "model."
+    "Difference to the contestant that is called by the algorithm's own name, in normalised points, paired by seed, dataset, dynamics "
+    "model and steps. What either changes of its algorithm's preset is said above, where it is known."
 )
 INTERVALS = " In brackets: 95% intervals, bootstrap over the pairs."
 
 
 def paired_differences(rows: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """A row a task and contestant that has options of its own while its plain algorithm, called by its name, was run too.
+    """A row a task and contestant with a name of its own while its algorithm, called by its own name, was run too.
 
-    Columns: contestant, beside (the plain algorithm), task, difference (an Interval of the mean over seeds, in normalised points: redrawn
+    Columns: contestant, beside (the latter), task, difference (an Interval of the mean over seeds, in normalised points: redrawn
     are pairs, within each task) and seeds, seed -> difference. Of several tasks there is a row "all tasks" too.
-    Seeds that only one of the two has, runs that have not finished, and runs on another dataset or model are no pairs; the second result
-    names the latter two.
+    Seeds that only one of the two has, runs that have not finished, and runs on another dataset, model or budget are no pairs; the second
+    result names the latter two.
     """
     origin = rows.groupby(RUN, as_index=False)[["dataset", "dynamics"]].first()
     table = scores.merge(origin)
@@ -33,7 +33,7 @@ def paired_differences(rows: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.Dat
     told: list[str] = []
     algos = table.groupby("label", sort=False)["algo"].first()
     for label, algo in algos.items():
-        if label == algo or algo not in algos.index:
+        if label == algo or algos.get(algo) != algo:
             continue
         per_task = {}
         for task, group in table.groupby("task", sort=True):
@@ -41,10 +41,9 @@ def paired_differences(rows: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.Dat
             going = ~(pairs["finished"] & pairs["finished_plain"])
             told += [f"{label} and {algo} on {task}, seed {seed}: not both finished, no pair" for seed in pairs[going]["seed"]]
             pairs = pairs[~going]
-            unlike = pairs["dataset"] != pairs["dataset_plain"]
-            # model-free runs have none
-            unlike |= (pairs["dynamics"] != pairs["dynamics_plain"]) & pairs["dynamics"].notna() & pairs["dynamics_plain"].notna()
-            told += [f"{label} and {algo} on {task}, seed {seed}: another dataset or model, no pair" for seed in pairs[unlike]["seed"]]
+            alike = [pairs[name].fillna("") == pairs[f"{name}_plain"].fillna("") for name in ("dataset", "dynamics", "steps")]
+            unlike = ~np.logical_and.reduce(alike)  # model-free runs have no model, neither of them
+            told += [f"{label} and {algo} on {task}, seed {seed}: unlike data, model or steps, no pair" for seed in pairs[unlike]["seed"]]
             pairs = pairs[~unlike].sort_values("seed")
             if len(pairs):
                 difference = (pairs["score"] - pairs["score_plain"]).to_numpy(np.float64)
@@ -64,8 +63,9 @@ def _row(label: str, algo: str, task: str, differences: statistics.Scores, seeds
 def caption(table: pd.DataFrame) -> str:
     """What the table's figures are, and what intervals of so few pairs are worth."""
     numbers = [len(seeds) for seeds in table["seeds"] if seeds]
+    tasks = table.loc[table["task"] != ALL, "task"].nunique()
     known = INTERVALS if any(not np.isnan(x.low) for x in table["difference"]) else ""
-    told = "".join(f" {text[0].upper()}{text[1:]}." for text in few_of(min(numbers), max(numbers), "pair"))
+    told = "".join(f" {text[0].upper()}{text[1:]}." for text in few_of(numbers, tasks, "pair"))
     return CAPTION + known + told
 
 

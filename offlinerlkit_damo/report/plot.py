@@ -17,6 +17,7 @@ from offlinerlkit_damo.files import replacing
 from offlinerlkit_damo.report.figures import check_figure
 from offlinerlkit_damo.report.looks import looks
 from offlinerlkit_damo.report.results import SCORE, read_progress, run_folders
+from offlinerlkit_damo.training.run_folder import contestant_of
 
 COLUMNS = 3
 WIDTH = 5  # inches of a panel
@@ -76,7 +77,7 @@ def run_names(folders: Sequence[Path]) -> list[str]:
         seed = re.match(r"seed_(\d+)(?!\d)", parts[-1])
         if len(parts) < 4 or seed is None:
             return _paths(folders)
-        label = parts[-4] if len(parts) > 4 and parts[-5] == "runs" else parts[-2]
+        label = contestant_of(folder) or parts[-2]
         found.append(f"{label}, {parts[-3]}, seed {seed[1]}" if several else f"{label}, seed {seed[1]}")
     return found if len(set(found)) == len(found) else _paths(folders)
 

@@ -54,8 +54,10 @@ def read_progress(folder: Path) -> pd.DataFrame:
 
 
 def read_evaluations(folder: Path) -> pd.DataFrame:
-    """timestep, score and std (normalised points) of every evaluation."""
+    """timestep, score and std (normalised points) of every evaluation. Raises UserError as `read_progress` does, and for none."""
     progress = read_progress(folder)
     if SCORE not in progress:
         raise UserError(f"{str(folder)!r} has no evaluation yet")
+    if SCORE_STD not in progress:
+        raise UserError(f"the progress table of {str(folder)!r} lacks the column {SCORE_STD}; leave this run out")
     return progress.dropna(subset=[SCORE]).rename(columns={SCORE: "score", SCORE_STD: "std"})[["timestep", "score", "std"]]

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.report.statistics import coverage
 
 ROWS = "rows.csv"  # a comparison's table, in its folder
 LAST = 10
-ENOUGH = 5
-"""Runs whose range, beyond which no bootstrap's interval goes, holds the median of all possible ones in nearly 95% of cases."""
+ENOUGH = 0.9
+"""What an interval that says 95% must reach to be shown without a word; ten runs of normal scores do."""
 NUMBERS = ("seed", "timestep", "episode", "return", "score", "length")
 WHOLE = ("seed", "timestep", "episode", "length")
 NEEDED = ("task", "label", "algo", "config_hash", "dataset", "finished", *NUMBERS)
@@ -103,10 +104,13 @@ def on_common_grid(evaluations: pd.DataFrame, columns: Sequence[str] = ("score",
 
 
 def run_scores(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a run: task, label, algo, seed, score, its number of evaluations and steps, whether it has finished."""
-    evaluations = pd.DataFrame(rows.groupby([*RUN, "timestep"], sort=True)["score"].mean()).reset_index()
-    last = evaluations.groupby(RUN).tail(LAST)
-    scores = pd.DataFrame(last.groupby(RUN)["score"].mean()).reset_index()
+    """A row a run: task, label, algo, seed, score, its number of evaluations and steps, whether it has finished.
+
+    And `since`, the step of the first evaluation that counts for its score, and `episodes`, how many of an evaluation.
+    """
+    each = rows.groupby([*RUN, "timestep"], sort=True)["score"].agg(["mean", "size"]).reset_index()
+    last = each.groupby(RUN).tail(LAST)
+    scores = last.groupby(RUN, as_index=False).agg(score=("mean", "mean"), since=("timestep", "min"), episodes=("size", "min"))
     about = rows.groupby(RUN, as_index=False).agg(
         algo=("algo", "first"), evaluations=("timestep", "nunique"), steps=("timestep", "max"), finished=("finished", "all")
     )
@@ -152,6 +156,10 @@ def remarks(rows: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
                 found.append(f"{label} on {task} has no seed {', '.join(lacking)}")
         ended = ours[ours["finished"]].sort_values("steps", kind="stable")
         found += _differing(ended, "steps", f"finished runs on {task} differ in their steps")
+        if ended["steps"].nunique() == 1:
+            found += _differing(ended, "since", f"scores on {task} are means of evaluations since different steps")
+        found += _differing(ended, "episodes", f"evaluations on {task} have different numbers of episodes")
+        found += _unshared(rows[rows["task"] == task], task)
         found += _differing(rows[rows["task"] == task], "dataset", f"runs on {task} learned from different datasets")
     for (task, label), group in rows.groupby(["task", "label"]):
         found += _differing(group, "config_hash", f"{label} on {task} has runs with different options", by="seed")
@@ -167,24 +175,33 @@ def remarks(rows: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
         runs = f"{len(few)} of {len(scores)} runs {'has' if len(few) == 1 else 'have'}"
         what = "evaluation" if numbers == "1" else "evaluations"
         found.append(f"{runs} only {numbers} {what} instead of {LAST} to take the mean of")
-    sizes = scores.groupby(["task", "label"]).size()
-    return found + few_of(int(sizes.min()), int(sizes.max()), "seed")
+    return found + few_of(list(scores[finished].groupby(["task", "label"]).size()), scores["task"].nunique(), "seed")
 
 
-def few_of(smallest: int, largest: int, what: str) -> list[str]:
-    """A sentence on intervals of so many `what` a task and contestant, or none where they are many.
+def _unshared(rows: pd.DataFrame, task: str) -> list[str]:
+    """A sentence on seeds whose contestants learned from different dynamics models; RAMBO's, of standardised observations, is its own."""
+    models = rows[rows["dynamics"].notna() & (rows["algo"] != "rambo")].groupby("seed")["dynamics"].nunique()
+    seeds = [str(seed) for seed in models[models > 1].index]
+    return [f"contestants on {task} do not share one dynamics model: seed {', '.join(seeds)}"] if seeds else []
 
-    Each of n lies above the median of all possible ones with probability 1/2: it is outside their range in 2 of 2^n cases.
-    """
-    number = str(smallest) if smallest == largest else f"{smallest} to {largest}"
+
+def few_of(sizes: Sequence[int], tasks: int, what: str) -> list[str]:
+    """A sentence on intervals of so many `what` a task and contestant, each one of `sizes`, or none where they are many."""
+    if not sizes:
+        return []
+    smallest, largest = min(sizes), max(sizes)
     if largest == 1:
         return [f"one {what}: differences may be chance, and there are no intervals"]
-    if smallest >= ENOUGH:
-        return []
-    fewest = max(smallest, 2)  # one has no interval
+    number = str(smallest) if smallest == largest else f"{smallest} to {largest}"
+    fewest = min(size for size in sizes if size > 1)
+    alone = "; of one there is none" if smallest == 1 else ""
+    share = coverage(fewest)
+    if share >= ENOUGH:
+        return [f"{number} {what}s: intervals need several{alone}"] if alone else []
+    over_all = f", and one over all {tasks} tasks in {coverage(fewest, tasks):.0%}" if tasks > 1 else ""
     return [
-        f"{number} {what}s: an interval of so few is their range at most, and too narrow; the range of {fewest} holds the median of all "
-        f"possible ones in {1 - 0.5 ** (fewest - 1):.0%} of cases, not in 95%"
+        f"{number} {what}s: intervals of so few are too narrow; of normal scores, one of {fewest} holds the true mean in about {share:.0%} "
+        f"of cases, not in 95%{over_all}{alone}"
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from offlinerlkit_damo.config import packaged
 NONE = "-"  # nothing was run, or published
 UNFINISHED = " *"
 ACROSS = 6  # contestants that fit beside each other on a page
+SENTENCE = 60  # letters of a cell that is no figure any more
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,9 @@ def markdown(table: pd.DataFrame) -> str:
     return head + "".join("\n| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False)) + "\n"
 
 
-def latex(table: pd.DataFrame) -> str:
-    """A booktabs tabular."""
-    columns = "l" + "r" * (len(table.columns) - 1)
-    return table.to_latex(index=False, escape=True, column_format=columns).replace("±", r"$\pm$")
+def latex(table: pd.DataFrame, caption: str) -> str:
+    """A table with its caption, for the package booktabs."""
+    widest = [max(len(str(cell)) for cell in table[name]) for name in table.columns[1:]]
+    columns = "l" + "".join(r"p{0.5\textwidth}" if width > SENTENCE else "r" for width in widest)
+    escaped = re.sub(r"([%&_#$])", r"\\\1", caption)
+    return table.to_latex(index=False, escape=True, column_format=columns, caption=escaped).replace("±", r"$\pm$")

@@ -34,6 +34,12 @@ def run_parent(config: Config) -> Path:
     return Path(config.logdir) / config.task / config.algo_name
 
 
+def contestant_of(folder: Path) -> str | None:
+    """The contestant's name of a run in a comparison's layout, runs/<contestant>/<task>/<algorithm>/<run>; None for any other run."""
+    parts = folder.absolute().parts
+    return parts[-4] if len(parts) > 4 and parts[-5] == "runs" else None
+
+
 def make_run_folder(config: Config) -> Path:
     """A new folder log/<task>/<algo>/seed_S&timestamp_.../ in the host's layout; a counter keeps simultaneous starts apart."""
     parent = run_parent(config)

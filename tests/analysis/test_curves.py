@@ -43,12 +43,27 @@ def test_the_sweep_has_only_what_differs_in_alpha(tmp_path: Path) -> None:
     ]
     drawn = draw_alpha(runs)
     assert drawn.table[["actor_alpha", "alpha", "score"]].to_records(index=False).tolist() == [
-        ("fixed", 1.0, 17.5), ("fixed", 2.0, 27.5), ("fixed", 2.0, 31.5), ("not fixed", 1.0, 17.5), ("not fixed", 2.0, 37.5),
+        ("fixed to 1", 1.0, 17.5), ("fixed to 1", 2.0, 27.5), ("fixed to 1", 2.0, 31.5), ("not fixed", 1.0, 17.5), ("not fixed", 2.0, 37.5),
     ]  # fmt: skip
     assert drawn.about["left_out"] == ["going, seed 1", "other, seed 1", "inconsistent, seed 1", "mopo, seed 1"]
     axes = drawn.figure.axes[0]
     means = {line.get_label(): list(line.get_ydata()) for line in axes.lines if not str(line.get_label()).startswith("_")}
     assert means == {"actor's alpha fixed to 1": [17.5, 29.5], "actor's alpha not fixed": [17.5, 37.5]}
+    free = "actor's alpha not fixed"
+    assert drawn.about["missing_seeds"] == ["alpha 1, actor's alpha fixed to 1: 2", f"alpha 1, {free}: 2", f"alpha 2, {free}: 2"]
+    assert drawn.about["fewer_evaluations"] == []
+
+
+def test_every_value_of_the_actors_alpha_is_a_line(tmp_path: Path) -> None:
+    runs = [
+        run_of(tmp_path / "one", 10),
+        run_of(tmp_path / "two", 20, damo_alpha=2.0, steps=4),
+        run_of(tmp_path / "three", 80, damo_alpha=2.0, actor_alpha=3.0),
+    ]
+    drawn = draw_alpha(runs)
+    lines = {str(line.get_label()): list(line.get_ydata()) for line in drawn.figure.axes[0].lines}
+    assert lines["actor's alpha fixed to 1"] == [17.5, 22.5] and lines["actor's alpha fixed to 3"] == [87.5]
+    assert drawn.about["fewer_evaluations"] == ["two, seed 1"]
 
 
 def test_means_end_where_the_first_seed_does(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_all_runs_are_asked_about_the_same_pairs(here: Path) -> None:
     assert ours == theirs and ((values["distance"] > radius) == (values["pairs"] == "out")).all()
     assert np.allclose(values["critic"], (values["critic1"] + values["critic2"]) / 2)
     assert sorted(sweep[["alpha", "actor_alpha"]].itertuples(index=False, name=None)) == [
-        (1.0, "fixed"), (1.0, "not fixed"), (2.0, "not fixed"),
+        (1.0, "fixed to 1"), (1.0, "not fixed"), (2.0, "not fixed"),
     ]  # fmt: skip
 
 

@@ -109,6 +109,14 @@ def test_too_few_groups_give_no_number() -> None:
     assert math.isfinite(mmd(two, many, 1.0).low)  # a resample of one group has no pairs, and does not count
 
 
+def test_one_group_has_no_interval() -> None:
+    """Redrawn, the one episode is itself each time: a width of 0 would say that it is sure."""
+    one, many = cloud(1, groups=1), cloud(2)
+    for x, y in ((one, many), (many, one)):
+        found = auc(x.rows[:, 0], y.rows[:, 0], x.groups, y.groups)
+        assert math.isfinite(found.value) and math.isnan(found.low) and math.isnan(found.high)
+
+
 def test_the_bandwidth_is_the_median_distance() -> None:
     rows = np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]])
     assert median_distance(rows) == pytest.approx(np.median([5.0, 1.0, math.sqrt(18)]))

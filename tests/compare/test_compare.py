@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,48 @@ def test_a_dry_run_measures_and_runs_nothing(place: Path, capsys: pytest.Capture
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 8 and lines[-1].startswith("6 runs, about") and "hopper-random is not here yet" in lines[-2]
     assert not (place / "comparison").exists()
+
+
+def test_options_that_nobody_reads_are_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = "--seeds 1 --set rollout_length=3 --set epoch=1 --dry-run"
+    main(shlex.split(f"compare --tasks hopper-random --algos odice {flags}"))
+    assert capsys.readouterr().err.splitlines() == ["rollout_length changes nothing: no contestant of this comparison reads it"]
+    main(shlex.split(f"compare --tasks hopper-random --algos odice,mopo {flags}"))
+    assert capsys.readouterr().err == ""
+
+
+class Deaf:
+    """Attempts of which the second cannot be asked any more; the others end when they are stopped."""
+
+    def __init__(self) -> None:
+        self.attempts: list[Deaf.Attempt] = []
+
+    class Attempt:
+        began = True
+
+        def __init__(self, broken: bool) -> None:
+            self.broken, self.stopped, self.ended = broken, False, False
+
+        def poll(self) -> runner.Outcome | None:
+            if self.broken:
+                raise UserError("no space left")
+            self.ended = self.stopped
+            return "ended" if self.stopped else None
+
+        def stop(self) -> None:
+            self.stopped = True
+
+    def start(self, status: runner.Status, every: Sequence[runner.Status], out: Path) -> Deaf.Attempt:
+        self.attempts.append(self.Attempt(len(self.attempts) == 1))
+        return self.attempts[-1]
+
+
+def test_one_broken_attempt_does_not_leave_the_others(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    deaf = Deaf()
+    with pytest.raises(UserError, match="no space left"):
+        runner.run_plan(make_plan(["hopper-random"], ["odice"], 3, OPTIONS), place / "out", deaf, show=silent)
+    assert [attempt.ended for attempt in deaf.attempts] == [True, False, True]
+    assert "odice hopper-random seed 2: no space left" in capsys.readouterr().err and (place / "out" / "rows.csv").exists()
 
 
 def test_a_dry_run_counts_what_is_left(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,6 +52,8 @@ def test_a_plan_is_every_contestant_on_every_task_with_every_seed(tmp_path: Path
         ({"given": {"seed": 3}}, "seed is the plan's own"),
         ({"variants": {"x": {"actor_lr": 1}}}, "'x' needs an algo_name"),
         ({"variants": {"a/b": {"algo_name": "mopo"}}}, "'a/b' names a folder"),
+        ({"variants": {"..": {"algo_name": "mopo"}}}, r"'\.\.' names a folder"),
+        ({"given": {"data": "own.hdf5", "env": "Pendulum-v1"}}, "the tasks' own; leave env out"),
         ({"variants": {"damo": {"algo_name": "mopo"}}}, "'damo' names two contestants"),
         ({"variants": {"1": {"algo_name": "mopo"}, 1: {"algo_name": "damo"}}}, "'1' names two contestants"),
     ],
@@ -74,6 +76,7 @@ def test_options_that_do_not_go_together_name_the_contestant(tmp_path: Path) -> 
     [
         ("tasks: hopper-medium\nalgos: [damo]", "needs `tasks`, a list"),
         ("tasks: [hopper-medium]\nalgos: [damo]\nseeds: many", "has seeds 'many'"),
+        ("tasks: [hopper-medium]\nalgos: [damo]\nseeds: true", "has seeds True"),
         ("tasks: [hopper-medium]\nalgos: [damo]\noptions: 3", "`options` of the plan"),
         ("tasks: [hopper-medium]\nalgo: [damo]", "unknown part of a plan 'algo'; did you mean algos"),
         ("- 1", "holds no mapping"),

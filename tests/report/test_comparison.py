@@ -28,8 +28,8 @@ OURS = [np.array(runs) for runs in ([10.0, 30.0, 20.0], [90.0, 120.0, 100.0], [5
 THEIRS = [np.array(runs) for runs in ([15.0, 25.0], [80.0, 95.0], [55.0, 40.0])]
 
 FEW = (
-    "2 seeds: an interval of so few is their range at most, and too narrow; the range of 2 holds the median of all possible ones in 50% of "
-    "cases, not in 95%"
+    "2 seeds: intervals of so few are too narrow; of normal scores, one of 2 holds the true mean in about 50% of cases, not in 95%, and "
+    "one over all 2 tasks in 70%"
 )
 
 
@@ -86,11 +86,13 @@ def test_many_contestants_on_one_task_are_a_row_each() -> None:
 def test_latex_is_balanced_and_escaped() -> None:
     entry = {"task": "walker2d_50%", "label": "a_b&c", "mean": 9.5, "std": 0.5, "seeds": {1: 9.0, 2: 10.0}, "unfinished": []}
     entry["steps"] = {1: 100, 2: 200}
-    text = latex(wide(pd.DataFrame([entry]), {}))
+    shown = wide(pd.DataFrame([entry]), {}).assign(about="word " * 20)
+    text = latex(shown, "Scores of a_b & c, 95% of them.")
     lines = text.splitlines()
-    assert (lines[0], lines[-1]) == (r"\begin{tabular}{lrrr}", r"\end{tabular}")
-    assert r"walker2d\_50\% & 100 to 200 & - & 9.5 $\pm$ 0.5 (9.0, 10.0) \\" in lines
-    assert r"task & steps & dataset & a\_b\&c \\" in lines and text.isascii()
+    assert lines[:2] == [r"\begin{table}", r"\caption{Scores of a\_b \& c, 95\% of them.}"] and lines[-1] == r"\end{table}"
+    assert lines[2] == r"\begin{tabular}{lrrrp{0.5\textwidth}}" and lines[-2] == r"\end{tabular}"
+    assert r"walker2d\_50\% & 100 to 200 & - & 9.5 $\pm$ 0.5 (9.0, 10.0) & word" in text
+    assert r"task & steps & dataset & a\_b\&c & about \\" in lines and text.isascii()
 
 
 def test_published_scores_are_those_of_the_algorithm_itself() -> None:
@@ -103,7 +105,8 @@ def test_published_scores_are_those_of_the_algorithm_itself() -> None:
 def test_what_is_missing_or_unlike_is_told_and_nothing_is_cut(tmp_path: Path) -> None:
     assert remarks(*told(rows_of(tmp_path / "whole"))) == [FEW]
     lacking = rows_of(tmp_path / "lacking", drop=2)
-    assert remarks(*told(lacking)) == ["b on hopper-random has no seed 2", FEW.replace("2 seeds", "1 to 2 seeds")]
+    fewer = FEW.replace("2 seeds", "1 to 2 seeds") + "; of one there is none"
+    assert remarks(*told(lacking)) == ["b on hopper-random has no seed 2", fewer]
     rows, scores = told(lacking)
     complete = complete_scores(scores)
     assert {label: [list(runs) for runs in x] for label, x in complete.items()} == {"a": [[9.0, 10.0]] * 2, "b": [[19.0, 20.0], [19.0]]}
@@ -134,6 +137,23 @@ def test_what_is_missing_or_unlike_is_told_and_nothing_is_cut(tmp_path: Path) ->
     table = pd.read_csv(short)
     table[(table["label"] == "a") | (table["timestep"] <= 300)].to_csv(short, index=False)
     assert "4 of 8 runs have only 3 evaluations instead of 10 to take the mean of" in remarks(*told(short.parent))
+
+
+def test_unlike_conditions_are_told(tmp_path: Path) -> None:
+    """Models that are not shared, and evaluations of unlike number and size: scores of the same steps that are means of other things."""
+    rows = read_rows([rows_of(tmp_path)])
+    b = rows["label"] == "b"
+    unshared = rows.assign(dynamics=np.where(b & (rows["seed"] == 2), "other", "model"))
+    assert "contestants on hopper-medium do not share one dynamics model: seed 2" in remarks(unshared, run_scores(unshared))
+    rambo = unshared.assign(algo=np.where(b, "rambo", rows["algo"]))  # which has a model of its own
+    free = unshared.assign(dynamics=np.where(b, None, "model"))
+    for alike in (rambo, free):
+        assert not any("do not share" in text for text in remarks(alike, run_scores(alike)))
+    rarely = rows[~b | (rows["timestep"] % 200 == 0)]
+    told = remarks(rarely, run_scores(rarely))
+    assert "scores on hopper-medium are means of evaluations since different steps: 300 (a); 200 (b)" in told
+    once = rows[~b | (rows["episode"] == 0)]
+    assert "evaluations on hopper-medium have different numbers of episodes: 2 (a); 1 (b)" in remarks(once, run_scores(once))
 
 
 def test_contestants_keep_the_order_of_the_rows(tmp_path: Path) -> None:
@@ -211,12 +231,33 @@ def test_intervals_redraw_seeds_within_each_task() -> None:
     assert apart.low >= 1 / 3  # on the first task every redraw wins
 
 
+@pytest.mark.parametrize(("runs", "tasks"), [(2, 1), (3, 1), (5, 1), (10, 1), (3, 6)])
+def test_the_worth_of_an_interval_is_that_of_simulated_ones(runs: int, tasks: int) -> None:
+    """How often the bootstrap's interval of normal scores holds their mean, counted."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(400, tasks, runs))  # of mean 0
+    drawn = rng.multinomial(runs, np.full(runs, 1 / runs), size=(400, tasks)) / runs
+    means = np.einsum("str,btr->sbt", scores, drawn).mean(-1)
+    low, high = np.quantile(means, [0.025, 0.975], axis=1)
+    assert statistics.coverage(runs, tasks) == pytest.approx(((low < 0) & (high > 0)).mean(), abs=0.05)
+
+
 def test_intervals_of_few_runs_say_what_they_are_worth() -> None:
-    draws = np.random.default_rng(0).normal(size=(20_000, 3))  # of median 0
-    assert ((draws.min(1) < 0) & (draws.max(1) > 0)).mean() == pytest.approx(0.75, abs=0.01)
-    assert "3 seeds: an interval of so few is their range" in (text := few_of(3, 3, "seed")[0]) and "in 75% of cases" in text
-    assert few_of(1, 4, "pair")[0].startswith("1 to 4 pairs") and few_of(5, 9, "seed") == []
-    assert few_of(1, 1, "seed") == ["one seed: differences may be chance, and there are no intervals"]
+    assert few_of([3, 3], 1, "seed") == [
+        "3 seeds: intervals of so few are too narrow; of normal scores, one of 3 holds the true mean in about 75% of cases, not in 95%"
+    ]
+    assert few_of([3], 12, "seed")[0].endswith("not in 95%, and one over all 12 tasks in 88%")
+    assert few_of([1, 4], 1, "pair")[0].startswith("1 to 4 pairs") and few_of([1, 4], 1, "pair")[0].endswith("; of one there is none")
+    assert few_of([1, 12], 1, "seed") == ["1 to 12 seeds: intervals need several; of one there is none"]
+    assert few_of([10, 12], 1, "seed") == few_of([], 1, "seed") == []
+    assert few_of([1, 1], 2, "seed") == ["one seed: differences may be chance, and there are no intervals"]
+
+
+def test_runs_that_go_on_are_none_of_an_interval(tmp_path: Path) -> None:
+    rows = read_rows([rows_of(tmp_path)])
+    rows.loc[(rows["label"] == "b") & (rows["seed"] == 2), "finished"] = False
+    told = remarks(rows, run_scores(rows))[-1]
+    assert told.startswith("1 to 2 seeds: intervals of so few") and told.endswith("; of one there is none")
 
 
 def test_aggregates_compare_with_the_first(tmp_path: Path) -> None:
@@ -262,8 +303,8 @@ def test_the_tables_are_the_same_in_every_file(tmp_path: Path) -> None:
     folder = rows_of(tmp_path, algo="damo", label="damo")
     text = write_report([folder], tmp_path / "out").read_text()
     tables = {name: (tmp_path / "out" / name).read_text() for name in ("scores.md", "scores.tex", "scores.csv")}
-    for title in ("Scores", "Published: DAMO's paper, arXiv 2502.00850, Tables 1 and 2", "Over all tasks", "Beside the plain algorithm"):
-        assert f"**{title}.**" in tables["scores.md"] and f"% {title}\n\\begin{{tabular}}" in tables["scores.tex"]
+    for title in ("Scores", "Published: DAMO's paper, arXiv 2502.00850, Tables 1 and 2", "Over all tasks", "Paired differences"):
+        assert f"**{title}.**" in tables["scores.md"] and f"\\caption{{{title}. " in tables["scores.tex"]
         assert f"<h2>{html.escape(title)}</h2>" in text
     assert "| hopper-medium | 93.8 ± 8.2 |" in tables["scores.md"] and r"hopper-medium & 93.8 $\pm$ 8.2" in tables["scores.tex"]
     assert "What each contestant changes" not in text  # the rows alone do not say

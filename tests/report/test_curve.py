@@ -62,6 +62,12 @@ def test_no_finished_episode_means_no_dataset_line(tmp_path: Path, monkeypatch: 
     assert sorted(float(line.get_ydata()[0]) for line in axes.lines[1:]) == [0.0, 100.0]
 
 
+def test_runs_of_one_algorithm_and_seed_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = [tmp_path / "runs" / name / "hopper-medium" / "damo" / "seed_1&timestamp_0" for name in ("damo", "damo-square")]
+    axes = axes_of(monkeypatch, [make_run(folder, [1.0]) for folder in layout], tmp_path / "c.png")
+    assert [line.get_label() for line in axes.lines[:2]] == ["damo, seed 1", "damo-square, seed 1"]
+
+
 def test_refusals(tmp_path: Path) -> None:
     run, other = make_run(tmp_path / "a", [1.0]), make_run(tmp_path / "b", [1.0], fingerprint="xyz", name="walker2d-medium")
     with pytest.raises(UserError, match=r"does not end in \.png, \.svg or \.pdf"):
@@ -70,6 +76,13 @@ def test_refusals(tmp_path: Path) -> None:
         draw_learning_curve([run, other], tmp_path / "c.png")
     with pytest.raises(UserError, match=r"has no run\.json"):
         draw_learning_curve([tmp_path], tmp_path / "c.png")
+    (nameless := make_run(tmp_path / "n", [1.0])).joinpath("run.json").write_text(json.dumps({"config": {"algo_name": "damo"}}))
+    with pytest.raises(UserError, match="does not say which task and dataset"):
+        draw_learning_curve([nameless], tmp_path / "c.png")
+    table = make_run(tmp_path / "t", [1.0]) / "record" / "policy_training_progress.csv"
+    pd.read_csv(table).drop(columns="eval/normalized_episode_reward_std").to_csv(table)
+    with pytest.raises(UserError, match="lacks the column eval/normalized_episode_reward_std"):
+        draw_learning_curve([tmp_path / "t"], tmp_path / "c.png")
     assert not (tmp_path / "c.png").exists()
     with pytest.raises(UserError, match=r"is neither a run's folder, with run\.json, nor a comparison's, with rows\.csv"):
         main(["report", str(run), str(tmp_path)])

@@ -48,15 +48,23 @@ def test_differences_are_those_of_the_same_seed() -> None:
     draws = [np.mean([rng.choice([1.0, 3, -1], 3).mean(), rng.choice([7.0, 8, 9], 3).mean()]) for _ in range(4000)]
     assert (both.low, both.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.2)
     assert shown(table)["difference"].tolist()[0] == "+1.0 [-1.0, +3.0]" and shown(table)["seeds"].tolist()[1] == "+7.0, +8.0, +9.0"
-    assert "95% intervals, bootstrap over the pairs. 3 pairs: an interval of so few is their range" in caption(table)
+    assert "95% intervals, bootstrap over the pairs. 3 pairs: intervals of so few are too narrow" in caption(table)
 
 
 def test_other_models_and_data_are_no_pairs() -> None:
     other, told = pairs_of(rows_of(dynamics="another"))
     assert other.empty and len(told) == 6 and "mopo+er and mopo on t1, seed 1" in told[0]
     assert pairs_of(rows_of(dataset="another"))[0].empty
-    free, told = pairs_of(rows_of(dynamics=None))
+    assert pairs_of(rows_of(dynamics=None))[0].empty  # of which model is not known
+    assert pairs_of(rows_of().replace({"timestep": {20: 30}}).where(lambda rows: rows["label"] == "mopo+er", rows_of()))[0].empty
+    free, told = pairs_of(rows_of().assign(dynamics=None))  # neither has one
     assert len(free) == 3 and told == []
+
+
+def test_a_name_alone_makes_no_algorithm() -> None:
+    """What is called mopo but runs another algorithm is not what a variant of mopo is compared with."""
+    rows = rows_of()
+    assert pairs_of(rows.assign(algo=np.where(rows["label"] == "mopo", "damo", "mopo")))[0].empty
 
 
 def test_unfinished_runs_are_no_pairs() -> None:
@@ -83,5 +91,5 @@ def test_missing_seeds_leave_the_pairs_that_there_are() -> None:
 def test_the_report_has_the_table(tmp_path: Path) -> None:
     rows_of().to_csv(tmp_path / "rows.csv", index=False)
     page = write_report([tmp_path], tmp_path / "out").read_text()
-    assert "Beside the plain algorithm" in page and "+8.0 [+7.0, +9.0]" in page
+    assert "Paired differences" in page and "+8.0 [+7.0, +9.0]" in page
     assert "| mopo+er | mopo | all tasks | +4.5 [" in (tmp_path / "out" / "scores.md").read_text()
