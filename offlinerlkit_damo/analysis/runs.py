@@ -21,8 +21,9 @@ from offlinerlkit_damo.report.scores import LAST
 from offlinerlkit_damo.tasks import OfflineDataset, Task, config_task, resolve_dataset
 from offlinerlkit_damo.training.dynamics import build_dynamics, load_dynamics
 from offlinerlkit_damo.training.resume import changed_options
-from offlinerlkit_damo.training.run import make_trainer, standardised
+from offlinerlkit_damo.training.run import make_trainer
 from offlinerlkit_damo.training.run_folder import FACTS, contestant_of, read_facts
+from offlinerlkit_damo.training.scaling import standardised
 
 ROLLOUTS = 2000
 """Rollouts of the model that a run's synthetic data is drawn from."""
@@ -152,7 +153,9 @@ class Learned:
         self._trainer = make_trainer(self.config, dataset, nothing, nothing, dynamics, self._scaler, fresh=False)
         self.policy: Any = self._trainer.policy
         try:
-            self.policy.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+            saved = torch.load(file, map_location="cpu", weights_only=True)
+            # MOPO's files once had a classifier that was never used, and RAMBO's its statistics
+            self.policy.load_state_dict({name: saved[name] for name in self.policy.state_dict()})
         except Exception as error:  # a damaged file makes the unpickler fail in any way
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{str(file)!r} does not hold this run's policy ({reason})") from error

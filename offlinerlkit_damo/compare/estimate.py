@@ -20,7 +20,8 @@ from offlinerlkit_damo.tasks.dataset import assemble
 from offlinerlkit_damo.tasks.task import TIME_LIMIT
 from offlinerlkit_damo.training.bench_stages import NOTHING, Silence, made_up
 from offlinerlkit_damo.training.dynamics import build_dynamics
-from offlinerlkit_damo.training.run import make_trainer, standardised
+from offlinerlkit_damo.training.run import make_trainer
+from offlinerlkit_damo.training.scaling import standardised
 from offlinerlkit_damo.training.trainer import DAMOTrainer, run_episodes
 
 MEASURED = 1.0  # seconds of steps

@@ -22,6 +22,7 @@ from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.kit import HOST, EnsembleDynamics, EnsembleDynamicsModel, Logger, StandardScaler, get_termination_fn
 from offlinerlkit_damo.tasks import OfflineDataset, Task, config_task
 from offlinerlkit_damo.training.dynamics_store import locked, read_model_facts, save_model, stored_facts, stored_folder
+from offlinerlkit_damo.training.state import check_weights
 
 SETTINGS = (
     "dynamics_lr", "dynamics_lr_schedule", "dynamics_max_epochs", "dynamics_patience",
@@ -212,6 +213,7 @@ def load_dynamics(dynamics: EnsembleDynamics, folder: Path) -> None:
     model: Any = dynamics.model
     width = model.backbones[0].weight.shape[1]
     try:
+        check_weights(model.state_dict(), torch.load(folder / FILES[0], map_location="cpu", weights_only=True))
         dynamics.load(str(folder))
     except Exception as error:  # a damaged file makes the unpickler fail in any way
         reason = " ".join(str(error).split())[:200]

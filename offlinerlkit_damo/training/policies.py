@@ -112,7 +112,7 @@ def _model_based(config: Config, parts: Parts, dynamics: Any, scaler: StandardSc
     if soft and not method.behavior_alignment:
         # without the objective DAMO's step is the host's SAC step (tests/engine proves it)
         method = dataclasses.replace(method, **_host_target(config))
-    if config.algo_name == "damo" or (config.algo_name == "mopo" and fast):
+    if config.algo_name == "damo":
         policy = DAMOPolicy(dynamics, *parts.soft_actor_critic(), **common, config=method)
     else:
         maximin = method.behavior_alignment or soft
@@ -179,7 +179,7 @@ def _rambo(config: Config, parts: Parts, dynamics: Any, scaler: Any, extended: A
     return extended(RAMBOPolicy)(
         dynamics,
         *parts.soft_actor_critic(),
-        torch.optim.Adam(dynamics.model.parameters(), lr=own.dynamics_adv_lr, fused=True),
+        torch.optim.Adam(_trained(dynamics.model), lr=own.dynamics_adv_lr, fused=True),
         **common,
         adv_weight=own.adv_weight,
         adv_train_steps=own.adv_train_steps,
@@ -189,6 +189,11 @@ def _rambo(config: Config, parts: Parts, dynamics: Any, scaler: Any, extended: A
         scaler=scaler,
         device=config.device,
     )
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    """An ensemble's parameters without its elites and its best epoch's weights, which only the kit keeps as parameters."""
+    return [value for name, value in model.named_parameters() if name != "elites" and ".saved_" not in name]
 
 
 _BASELINES: dict[str, Callable[..., Any]] = {"mopo": _mopo, "mobile": _mobile, "combo": _combo, "rambo": _rambo}

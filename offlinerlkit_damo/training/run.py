@@ -23,13 +23,21 @@ from offlinerlkit_damo.kit import Logger, RunLogger, StandardScaler
 from offlinerlkit_damo.tasks import OfflineDataset, SimulatorEnv, Task, config_task, make_d4rl_env, make_env, resolve_dataset
 from offlinerlkit_damo.tasks.task import MINARI
 from offlinerlkit_damo.training.checkpoint import Checkpoints
-from offlinerlkit_damo.training.dynamics import check_dynamics_folder, dynamics_digest, prepare_dynamics, seed_everything
+from offlinerlkit_damo.training.dynamics import (
+    build_dynamics,
+    check_dynamics_folder,
+    dynamics_digest,
+    prepare_dynamics,
+    seed_everything,
+)
 from offlinerlkit_damo.training.guards import Guards
 from offlinerlkit_damo.training.logs import OUTPUTS, rewind
 from offlinerlkit_damo.training.policies import build_policy
 from offlinerlkit_damo.training.resume import check_unchanged, identity, open_run, resume_point
 from offlinerlkit_damo.training.run_folder import RESULTS, locked, make_run_folder, read_facts, recorded, run_facts, run_parent
+from offlinerlkit_damo.training.scaling import standardised
 from offlinerlkit_damo.training.starts import DiscountedStarts
+from offlinerlkit_damo.training.state import restore_policy
 from offlinerlkit_damo.training.stopping import StopRequest
 from offlinerlkit_damo.training.trainer import DAMOTrainer
 
@@ -113,9 +121,28 @@ def open_run_folder(config: Config, task: Task, dataset: OfflineDataset, *, resu
         changes: list[str] = []
         if resume is not None:
             checkpoint, changes = open_run(resume, facts, force=force)
+            if checkpoint is not None and changes:
+                _check_policy(config, dataset, checkpoint, folder)
             facts["parts"] = read_facts(folder).get("parts", [])
         with recorded(folder, facts), _explained(config, folder):
             yield Run(config, dataset, folder, facts, checkpoint, changes, identity(facts))
+
+
+def _check_policy(config: Config, dataset: OfflineDataset, checkpoint: dict[str, Any], folder: Path) -> None:
+    """Raise UserError unless a policy of these options takes the checkpoint's state, before anything in the folder is touched."""
+    dynamics = build_dynamics(config, dataset.obs_dim, dataset.action_dim) if config.algo_name in MODEL_BASED else None
+    policy, _ = build_policy(config, dynamics, dataset.obs_dim, dataset.action_dim, dataset=dataset)
+    with _fitting(folder):
+        restore_policy(policy, checkpoint["state"]["policy"])
+
+
+@contextmanager
+def _fitting(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the checkpoint in {str(folder)!r} does not fit this run's algorithm or sizes ({reason})") from error
 
 
 @contextmanager
@@ -225,11 +252,8 @@ def restore(run: Run, trainer: DAMOTrainer, *, force: bool) -> None:
         return
     changes = check_unchanged(run.checkpoint["about"], run.about, force=force)
     _log_changes(trainer.logger, [change for change in changes if change not in run.changes])  # the model's: it was not known before
-    try:
+    with _fitting(run.folder):
         trainer.load_state_dict(run.checkpoint["state"], reconfigured=bool(run.changes))
-    except (KeyError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"the checkpoint in {str(run.folder)!r} does not fit this run's algorithm or sizes ({reason})") from error
     run.checkpoint = None  # its synthetic data is in the trainer now
 
 
@@ -307,14 +331,6 @@ def set_up_torch(config: Config) -> None:
         raise UserError(f"unknown device {name!r}; use cpu, cuda or cuda:N")
     torch.set_num_threads(config.threads)
     torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
-
-
-def standardised(dataset: OfflineDataset, eps: float = 1e-3) -> tuple[OfflineDataset, StandardScaler]:
-    """The dataset with observations (x - mean) / (std + eps) of its own statistics, as the host's `normalize_obs`, and their scaler."""
-    mean, std = dataset.observations.mean(0, keepdims=True), dataset.observations.std(0, keepdims=True) + eps
-    columns = {name: (getattr(dataset, name) - mean) / std for name in ("observations", "next_observations", "episode_starts")}
-    scaler = StandardScaler(mean, std)
-    return dataclasses.replace(dataset, **columns), scaler
 
 
 def _rollout_starts(config: Config, dataset: OfflineDataset) -> DiscountedStarts | None:

@@ -23,6 +23,7 @@ from offlinerlkit_damo.errors import Stopped, UserError
 from offlinerlkit_damo.files import check_writable, save_json, sole_lock, sweep
 from offlinerlkit_damo.kit import HOST
 from offlinerlkit_damo.tasks import OfflineDataset, Task
+from offlinerlkit_damo.training.scaling import standardised
 
 FACTS = "run.json"
 RESULTS = Path("result") / "results.json"
@@ -77,7 +78,14 @@ def run_facts(config: Config, task: Task, dataset: OfflineDataset) -> dict[str, 
             "python": platform.python_version(),
         },
         "commit": git_commit(),
+        # what the simulator's observations are standardised with before the policy sees them; no host saves it with the policy
+        **({"standardised": _statistics(dataset)} if config.algo_name == "rambo" else {}),
     }
+
+
+def _statistics(dataset: OfflineDataset) -> dict[str, list[float]]:
+    _, scaler = standardised(dataset)
+    return {name: np.asarray(value).ravel().tolist() for name, value in (("mean", scaler.mu), ("std", scaler.std))}
 
 
 def git_commit() -> str | None:

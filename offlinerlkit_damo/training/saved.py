@@ -22,6 +22,8 @@ from offlinerlkit_damo.training import checkpoint
 from offlinerlkit_damo.training.dynamics import seed_everything
 from offlinerlkit_damo.training.run_folder import read_facts
 
+Statistics = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Mean and deviation of observations, [1, d] each."""
 AT_ONCE = 100  # episodes in lock-step; each has a simulator
 WEIGHTS = (Path("model") / "policy.pth", Path("checkpoint") / "policy.pth")
 """Where the host's layout keeps a policy: at the end of a run, and at its last evaluation."""
@@ -36,8 +38,10 @@ class SavedPolicy:
         obs_dim, action_dim: d and a.
     """
 
-    def __init__(self, state: Mapping[str, Tensor], *, task: Task | None, algo_name: str | None) -> None:
-        """`state`: a policy's state dict; the sizes of its actor's networks are those of its weights."""
+    def __init__(
+        self, state: Mapping[str, Tensor], *, task: Task | None, algo_name: str | None, statistics: Statistics | None = None
+    ) -> None:
+        """`state`: a policy's state dict; the sizes of its actor's networks are those of its weights. `statistics` of standardised ones."""
         self.task, self.algo_name = task, algo_name
         actor = {name.removeprefix("actor."): value for name, value in state.items() if name.startswith("actor.")}
         layers = [actor[f"backbone.model.{i}.weight"] for i in sorted(_layers(actor))]
@@ -54,10 +58,9 @@ class SavedPolicy:
         self._actor = ActorProb(MLP(input_dim=self.obs_dim, hidden_dims=widths), dist, "cpu")
         self._actor.load_state_dict(actor)
         self._actor.eval()
-        # RAMBO's actor sees standardised observations
-        self._statistics = (state["obs_mu"].numpy(), state["obs_std"].numpy()) if "obs_mu" in state else None
-        if algo_name == "rambo" and self._statistics is None:
-            raise ValueError("a policy of RAMBO sees standardised observations, and their statistics were not saved with it")
+        self._statistics = statistics
+        if algo_name == "rambo" and statistics is None:
+            raise ValueError("a policy of RAMBO sees standardised observations, and the folder does not have their statistics")
 
     @torch.no_grad()
     def select_action(self, obs: NDArray[Any], deterministic: bool = True) -> NDArray[np.float32]:
@@ -83,8 +86,8 @@ class DeterministicPolicy(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, actor: ActorProb, statistics: tuple[NDArray[np.float32], NDArray[np.float32]] | None) -> None:
-        """`statistics`: mean and deviation of observations, [1, d] each, for an actor that sees standardised ones."""
+    def __init__(self, actor: ActorProb, statistics: Statistics | None) -> None:
+        """`statistics` for an actor that sees standardised observations."""
         super().__init__()
         self.network = nn.Sequential(actor.backbone, cast(nn.Module, actor.dist_net.mu), nn.Tanh())
         mean, std = statistics or (np.zeros(1, np.float32), np.ones(1, np.float32))
@@ -114,14 +117,14 @@ def load_policy(run: str | Path) -> SavedPolicy:
         weights = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
         if weights is None:
             raise UserError(f"{str(path)!r} has neither {WEIGHTS[0]} nor {WEIGHTS[1]}; give a run folder, or a policy.pth")
-        task, algo_name = _origin(path)
+        origin = _origin(path)
     else:
-        weights, (task, algo_name) = path, _origin(path.parent.parent)
+        weights, origin = path, _origin(path.parent.parent)
     state = _checkpointed(weights) if weights.suffix == ".ckpt" else None
     try:
         if state is None:
             state = torch.load(weights, map_location="cpu", weights_only=True)
-        return SavedPolicy(state, task=task, algo_name=algo_name)
+        return SavedPolicy(state, **origin)
     except Exception as error:  # a damaged file makes the unpickler fail in any way
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{str(weights)!r} holds no policy that can be used ({reason})") from error
@@ -137,17 +140,19 @@ def _checkpointed(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _origin(folder: Path) -> tuple[Task | None, str | None]:
-    """Task and algorithm of a run folder, by our run.json or the kit's record/hyper_param.json."""
-    task, algo_name = None, None
+def _origin(folder: Path) -> dict[str, Any]:
+    """Task, algorithm and statistics of a run folder, by our run.json or the kit's record/hyper_param.json, which has no statistics."""
+    found: dict[str, Any] = {"task": None, "algo_name": None}
     with suppress(UserError, KeyError, TypeError):
         content = read_facts(folder)
-        return Task(**content["task"]), str(content["config"]["algo_name"])
+        known = content.get("standardised")
+        statistics = known and tuple(np.asarray(known[name], np.float32)[None] for name in ("mean", "std"))
+        return {"task": Task(**content["task"]), "algo_name": str(content["config"]["algo_name"]), "statistics": statistics}
     with suppress(OSError, ValueError, KeyError, TypeError, UserError):
         content = json.loads((folder / "record" / "hyper_param.json").read_text(encoding="utf-8"))
-        algo_name = str(content["algo_name"])
-        task = get_task(str(content["task"]))
-    return task, algo_name
+        found["algo_name"] = str(content["algo_name"])
+        found["task"] = get_task(str(content["task"]))
+    return found
 
 
 def task_of(policy: SavedPolicy, task: str | None) -> Task:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+SPELLINGS = {"_deteterministic_backup": "_deterministic_backup", "._dynmics_adv_optim": ".dynamics_adv_optim"}
+"""What the kit calls what the stand-in calls otherwise; states have the latter, so that one host's can be continued on the other."""
+STANDINS = {"_target_floor", "_legacy_logsumexp"}
+"""Options that only the stand-in's classes have: no state, they come with the configuration."""
 
 
 def policy_state(policy: Any) -> dict[str, Any]:
@@ -25,10 +31,11 @@ def policy_state(policy: Any) -> dict[str, Any]:
 def restore_policy(policy: Any, state: dict[str, Any]) -> None:
     """Put back what `policy_state` gave. Raises ValueError, KeyError or RuntimeError for the state of another kind of policy."""
     found, values = optimisers(policy), _values(policy)
-    for kind, ours, theirs in (("optimisers", found, state["optimisers"]), ("values", values, state["values"])):
+    for kind, ours, theirs in (("optimisers", found, state["optimisers"]), ("numbers", values, state["values"])):
         # it may have more: what a pretraining that is over has left behind
-        if not set(ours) <= set(theirs):
-            raise ValueError(f"its {kind} are {sorted(theirs)} and not {sorted(ours)}")
+        if lacking := sorted(set(ours) - set(theirs)):
+            raise ValueError(f"it is of another algorithm: among its {kind} there is no {', '.join(lacking)}")
+    check_weights(policy.state_dict(), state["weights"])
     policy.load_state_dict(state["weights"])
     for name, optim in found.items():
         optim.load_state_dict(state["optimisers"][name])
@@ -39,7 +46,18 @@ def restore_policy(policy: Any, state: dict[str, Any]) -> None:
         elif isinstance(value, Tensor):
             setattr(policy, name, state["values"][name].to(value.device))
         else:
-            setattr(policy, name, state["values"][name])
+            set_number(policy, name, state["values"][name])
+
+
+def check_weights(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    """Raise ValueError, naming one of them, where weights have other names or sizes than those that are to take them."""
+    if lacking := sorted(set(ours) - set(theirs)):
+        raise ValueError(f"it lacks the weight {lacking[0]}")
+    if strange := sorted(set(theirs) - set(ours)):
+        raise ValueError(f"it has a weight {strange[0]}, for which there is no place")
+    for name, value in ours.items():
+        if value.shape != theirs[name].shape:
+            raise ValueError(f"its weight {name} has the sizes {list(theirs[name].shape)}, not {list(value.shape)}")
 
 
 def optimisers(policy: Any) -> dict[str, torch.optim.Optimizer]:
@@ -48,7 +66,8 @@ def optimisers(policy: Any) -> dict[str, torch.optim.Optimizer]:
     for path, module in policy.named_modules():
         for name, value in vars(module).items():
             if isinstance(value, torch.optim.Optimizer):
-                found[f"{path}.{name}"] = value
+                where = f"{path}.{name}"
+                found[SPELLINGS.get(where, where)] = value
     return found
 
 
@@ -57,8 +76,15 @@ def numbers(policy: Any) -> dict[str, int | float | bool]:
     return {name: value for name, value in _values(policy).items() if not isinstance(value, Tensor)}
 
 
+def set_number(policy: Any, name: str, value: float) -> None:
+    """Set one of `numbers`."""
+    spelt = (theirs for theirs, ours in SPELLINGS.items() if ours == name and theirs in vars(policy))
+    setattr(policy, next(spelt, name), value)
+
+
 def _values(policy: Any) -> dict[str, Tensor | int | float | bool]:
-    return {name: value for name, value in vars(policy).items() if isinstance(value, (Tensor, int, float))}
+    own = {name: value for name, value in vars(policy).items() if isinstance(value, (Tensor, int, float)) and name not in STANDINS}
+    return {SPELLINGS.get(name, name): value for name, value in own.items()}
 
 
 def random_state() -> dict[str, Any]:

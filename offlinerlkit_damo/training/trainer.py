@@ -23,7 +23,15 @@ from offlinerlkit_damo.training.averaging import AveragedActor
 from offlinerlkit_damo.training.checkpoint import Checkpoints
 from offlinerlkit_damo.training.guards import Finding, Guards
 from offlinerlkit_damo.training.logs import append_episodes
-from offlinerlkit_damo.training.state import numbers, optimisers, policy_state, random_state, restore_policy, restore_random
+from offlinerlkit_damo.training.state import (
+    numbers,
+    optimisers,
+    policy_state,
+    random_state,
+    restore_policy,
+    restore_random,
+    set_number,
+)
 
 EVAL_SEED = 1_000_000
 """Episodes are seeded EVAL_SEED + i in every evaluation, so that curves differ by their policies and not by their starts."""
@@ -297,7 +305,7 @@ class DAMOTrainer(MBPolicyTrainer):
         then, before = state["policy"]["values"], state["numbers"]
         for name, value in ours.items():
             if then[name] == before.get(name):  # it has not moved since the start: an option, no counter
-                setattr(self.policy, name, value)
+                set_number(self.policy, name, value)
         for name, optim in optimisers(self.policy).items():
             for group, configured in zip(optim.param_groups, groups[name], strict=True):
                 group.update(configured)

@@ -16,8 +16,8 @@ from offlinerlkit_damo.config import MODEL_BASED, readers, resolve
 from offlinerlkit_damo.tasks import config_task, resolve_dataset
 from offlinerlkit_damo.training.dynamics import build_dynamics, seed_everything
 from offlinerlkit_damo.training.policies import build_policy
-from offlinerlkit_damo.training.run import standardised
 from offlinerlkit_damo.training.run_folder import run_facts
+from offlinerlkit_damo.training.scaling import standardised
 
 SIZES: dict[str, Any] = {"hidden_dims": [8], "dynamics_hidden_dims": [8], "dynamics_weight_decay": [0, 0], "rollout_length": 3}
 

@@ -280,7 +280,7 @@ def test_engine_option_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kinds == {
         ("damo", "fast"): ("DAMOPolicy", "FlatNetworks"),
         ("damo", "reference"): ("DAMOPolicy", "Networks"),
-        ("mopo", "fast"): ("DAMOPolicy", "FlatNetworks"),
+        ("mopo", "fast"): ("MaximinObjectiveMOPOPolicy", "FlatNetworks"),
         ("mopo", "reference"): ("MOPOPolicy", "NoneType"),
         ("rambo", "fast"): ("MaximinObjectiveRAMBOPolicy", "FlatNetworks"),
         ("rambo", "reference"): ("RAMBOPolicy", "NoneType"),

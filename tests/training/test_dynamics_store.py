@@ -6,6 +6,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from offlinerlkit_damo.training import dynamics as store
 from offlinerlkit_damo.training import dynamics_store
 from offlinerlkit_damo.training.dynamics import dynamics_id, prepare_dynamics
 from offlinerlkit_damo.training.logs import OUTPUTS
-from offlinerlkit_damo.training.run import standardised
+from offlinerlkit_damo.training.scaling import standardised
 
 
 @pytest.fixture(autouse=True)
@@ -119,9 +120,12 @@ def test_a_model_of_other_widths_is_refused(tmp_path: Path, cache: Path) -> None
     np.save(cache / facts["id"] / "mu.npy", np.zeros((1, 5)))
     with pytest.raises(UserError, match="width of the model's inputs, 14"):
         prepare(tmp_path, "b")
-    torch.save([1, 2], cache / facts["id"] / "dynamics.pth")
+    torch.save([1, 2], file := cache / facts["id"] / "dynamics.pth")
     with pytest.raises(UserError, match="does not fit"):
         prepare(tmp_path, "c")
+    shutil.copy(cache / prepare(tmp_path, "wide", dynamics_hidden_dims=[5])[1]["id"] / "dynamics.pth", file)
+    with pytest.raises(UserError, match=r"does not fit .*\(its weight \S+ has the sizes \[3, .*5\], not \[3, .*16\]\)$"):
+        prepare(tmp_path, "d")
 
 
 def test_a_given_folder_is_loaded_and_a_wrong_one_refused(tmp_path: Path, cache: Path) -> None:

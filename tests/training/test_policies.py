@@ -13,6 +13,7 @@ from offlinerlkit_damo.config import MODEL_BASED, MODEL_FREE, resolve
 from offlinerlkit_damo.damo.aligned import DataAligned
 from offlinerlkit_damo.damo.maximin import MaximinObjective
 from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.kit import COMBOPolicy, MOBILEPolicy, MOPOPolicy, RAMBOPolicy
 from offlinerlkit_damo.training.dynamics import build_dynamics
 from offlinerlkit_damo.training.policies import build_policy
 
@@ -50,6 +51,16 @@ def build(algo: str, **options: Any) -> Any:
     return build_policy(config, dynamics, OBS, ACT, dataset=dataset)[0]
 
 
+@pytest.mark.parametrize("algo", ["mopo", "mobile", "combo", "rambo"])
+def test_the_fast_engines_files_are_the_hosts(algo: str) -> None:
+    """What a baseline saves loads into the host's own class, whichever engine trained it."""
+    host = {"mopo": MOPOPolicy, "mobile": MOBILEPolicy, "combo": COMBOPolicy, "rambo": RAMBOPolicy}[algo]
+    plain = build(algo, engine="reference")
+    assert type(plain) is host
+    for options in ({}, {"behavior_alignment": True}) if algo != "combo" else ({},):
+        assert list(build(algo, engine="fast", **options).state_dict()) == list(plain.state_dict())
+
+
 @pytest.mark.parametrize("engine", ["fast", "reference"])
 @pytest.mark.parametrize("terms", TERMS)
 @pytest.mark.parametrize("algo", MODEL_BASED)
@@ -58,9 +69,9 @@ def test_model_based_algorithms_take_a_step(algo: str, terms: str, engine: str) 
     if algo == "combo" and "behavior_alignment" in options:
         pytest.skip("COMBO's critics have a conservative loss of their own")
     policy = build(algo, engine=engine, **options)
-    own = algo == "damo" or (algo == "mopo" and engine == "fast")  # classes with both, switched by the configuration
+    own = algo == "damo"  # a class with both, switched by the configuration
     assert isinstance(policy, DataAligned) == (own or "data_alignment" in options)
-    plain_step = algo in ("mobile", "rambo") and engine == "fast"  # SAC's step, which DAMO's is without its terms
+    plain_step = algo in ("mopo", "mobile", "rambo") and engine == "fast"  # SAC's step, which DAMO's is without its terms
     assert isinstance(policy, MaximinObjective) == (own or plain_step or "behavior_alignment" in options)
     actor = [p.clone() for p in policy.actor.parameters()]
     first, figures = (policy.learn({"real": rows(4, step), "fake": rows(12, step + 9)}) for step in range(2))

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -395,6 +396,40 @@ def test_a_refused_resume_changes_nothing_at_all(stopped: Path, cache: Path) -> 
     assert "gamma: 0.99 -> 0.9" in refused.stderr
     assert {**contents(stopped), "run.json": (stopped / "run.json").read_bytes()} == before
     run(stopped, cache, "--resume", str(stopped), "--max-minutes", "none")  # as it was
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--algo", "mobile", "--preset", "kit"], "it is of another algorithm"),
+        (["--hidden-dims", "8"], "its weight actor.backbone.model.0.weight has the sizes [16, 11], not [8, 11]"),
+    ],
+)
+def test_a_forced_resume_that_does_not_fit_changes_nothing_either(flags: list[str], words: str, stopped: Path, cache: Path) -> None:
+    files = ("run.json", "record/hyper_param.json", "record/policy_training_progress.csv")
+    before = {**contents(stopped), **{name: (stopped / name).read_bytes() for name in files}}
+    refused = run(stopped, cache, "--resume", str(stopped), *flags, "--force", "--max-minutes", "none", code=2)
+    assert words in refused.stderr, refused.stderr
+    assert {**contents(stopped), **{name: (stopped / name).read_bytes() for name in files}} == before
+    run(stopped, cache, "--resume", str(stopped), "--max-minutes", "none")  # as it was
+
+
+@pytest.mark.parametrize("direction", [("standin", "offlinerlkit"), ("offlinerlkit", "standin")])
+@pytest.mark.parametrize("name", ["damo", "mopo", "mobile", "combo", "rambo", "odice"])
+def test_a_run_goes_on_under_the_other_host(
+    name: str, direction: tuple[str, str], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if find_spec("offlinerlkit") is None:
+        pytest.skip("OfflineRL-Kit is not importable")
+    flags = [*SMALL, *ALGORITHMS[name], "--algo", name, "--data", str(cache / "tiny.hdf5"), "--epoch", "2"]
+    monkeypatch.setenv("OFFLINERLKIT_DAMO_HOST", direction[0])
+    run(tmp_path / "log", cache, *flags)
+    begun = only_run(tmp_path / "log")
+    monkeypatch.setenv("OFFLINERLKIT_DAMO_HOST", direction[1])
+    assert "host: " in run(begun, cache, "--resume", str(begun), "--epoch", "4", code=2).stderr
+    run(begun, cache, "--resume", str(begun), "--epoch", "4", "--force")
+    assert len(table(begun)) == 4
+    load_policy(begun)
 
 
 def test_forced_options_count_and_a_longer_cosine_goes_on_falling(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,8 +30,8 @@ class RAMBOPolicy(MOPOPolicy):
     """Soft actor-critic in a model which `update_dynamics` makes pessimistic.
 
     The buffers hold standardised observations where there is a `scaler`: then only `select_action`, which the simulator asks, standardises.
-    The scaler is part of the state dict (keys obs_mu and obs_std), so that a saved policy can be evaluated; a state without it leaves the
-    policy's own as it is.
+    The scaler is no part of the state dict, whose keys are the kit's: keep its statistics beside a saved policy, which cannot be evaluated
+    without them.
 
     Args:
         dynamics, actor, critic1, critic2, actor_optim, critic1_optim, critic2_optim, tau, gamma, alpha: as for `MOPOPolicy`.
@@ -49,9 +47,6 @@ class RAMBOPolicy(MOPOPolicy):
     Raises:
         ValueError: adv_rollout_batch_size is below 2, so that the advantages have no deviation.
     """
-
-    obs_mu: Tensor | None
-    obs_std: Tensor | None
 
     def __init__(
         self,
@@ -84,31 +79,11 @@ class RAMBOPolicy(MOPOPolicy):
         self._adv_rollout_length = adv_rollout_length
         self._include_ent_in_adv = include_ent_in_adv
         self.device = torch.device(device)
-        for name in ("mu", "std"):
-            value = None if scaler is None else torch.as_tensor(getattr(scaler, name), device=self.device)
-            self.register_buffer(f"obs_{name}", value)
-
-    @property
-    def scaler(self) -> StandardScaler | None:
-        """The scaler of the simulator's observations, None where there is none."""
-        if self.obs_mu is None or self.obs_std is None:
-            return None
-        return StandardScaler(self.obs_mu.cpu().numpy(), self.obs_std.cpu().numpy())
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As `nn.Module.load_state_dict`; the scaler comes with a state that has one, else the policy keeps its own."""
-        state = dict(state_dict)
-        for name in ("obs_mu", "obs_std"):
-            if name in state:
-                setattr(self, name, torch.empty_like(state[name], device=self.device))
-            elif getattr(self, name) is not None:
-                state[name] = getattr(self, name)
-        return super().load_state_dict(state, strict, assign)
+        self.scaler = scaler
 
     def select_action(self, obs: Array, deterministic: bool = False) -> Array:
         """The simulator's obs [B, d], not yet standardised, -> actions float32 [B, A]."""
-        scaler = self.scaler
-        return super().select_action(obs if scaler is None else scaler.transform(obs), deterministic)
+        return super().select_action(obs if self.scaler is None else self.scaler.transform(obs), deterministic)
 
     def rollout(self, init_obss: Array, rollout_length: int) -> tuple[dict[str, Array], dict[str, float]]:
         """`imagine` with actions of the policy, from the buffer's observations."""
