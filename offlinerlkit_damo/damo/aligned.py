@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from offlinerlkit_damo.damo.alignment import Batch, DataAlignment
-from offlinerlkit_damo.damo.terms import Terms, sizes
+from offlinerlkit_damo.damo.misfits import require, sizes
+from offlinerlkit_damo.damo.terms import Terms
 from offlinerlkit_damo.errors import UserError
 
 
@@ -16,10 +17,18 @@ class DataAligned(Terms):
     """Mixed into any host policy whose `learn` takes {"real", "fake"}: trains the classifier, refines the rewards, then lets it learn.
 
     `DAMOTrainer` provides the classifier's own samples as batch["classifier"]; without them it learns from the batch itself.
+
+    Raises UserError for a host policy without the networks that tell the sizes (`misfits.sizes`), without `dynamics`, whose scaler
+    standardises the classifier's inputs, or without `_gamma` where an absorbing state is valued; and in a step for a batch of other sizes.
     """
+
+    ATTRIBUTES: ClassVar = ("data_alignment", "_standardised", "_ratio_due")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        config = self.config
+        needed = {"actor": True, "dynamics": config.data_alignment and config.classifier_normalize, "_gamma": config.absorbing}
+        require(self, *(name for name, needs in needed.items() if needs))
         self.data_alignment = DataAlignment(self.config, *sizes(self), next(self.actor.parameters()).device)
         self._standardised = False
         self._ratio_due = False
@@ -28,13 +37,15 @@ class DataAligned(Terms):
         """One step of the classifier and of the host policy on refined rewards; returns both's figures (docs/metrics.md)."""
         if not self.config.data_alignment:
             return super().learn(batch)
+        real, fake = self._parts(batch)
+        self._check_sizes(real)
         # not every step updates the classifier: after a step that diagnoses its next figures are due
         self._ratio_due = self._ratio_due or self._diagnoses
         shown = self._shown(self._learn_ratio(batch), due=self._ratio_due)
         if shown:
             self._ratio_due = False
         figures: dict[str, Tensor] = {}
-        refined = self._refined(batch["real"], batch["fake"], figures)
+        refined = self._refined(real, fake, figures)
         shown |= self._shown(figures)
         return {**shown, **super().learn({**batch, **refined})}
 
@@ -47,17 +58,25 @@ class DataAligned(Terms):
         self.data_alignment.advance()
         return figures
 
+    def _check_sizes(self, rows: Batch) -> None:
+        made = self.data_alignment.obs_dim, self.data_alignment.action_dim
+        found = rows["observations"].shape[-1], rows["actions"].shape[-1]
+        if found != made:
+            raise UserError(
+                f"{type(self).__name__}'s networks are for observations and actions of sizes {made}, its batches have {found}; if "
+                "the networks were misread, give the policy the attributes obs_dim and action_dim"
+            )
+
     def _standardise(self) -> None:
         # the dynamics' scaler knows the dataset's statistics; it is fitted after the policy is built, so this waits for the first step
-        if not hasattr(self, "dynamics"):
+        scaler: Any = getattr(self.dynamics, "scaler", None)
+        if getattr(scaler, "mu", None) is None:
             raise UserError(
-                f"{type(self).__name__} has no dynamics, whose scaler standardises the classifier's inputs; "
-                "set classifier_normalize to false"
+                f"{type(self).__name__} standardises the classifier's inputs by its dynamics' scaler, which has no statistics yet; "
+                "train or load the dynamics first"
             )
-        device, obs_dim = self.data_alignment.centre.device, sizes(self)[0]
-        mean, std = (
-            torch.as_tensor(x, dtype=torch.float32, device=device).flatten() for x in (self.dynamics.scaler.mu, self.dynamics.scaler.std)
-        )
+        device, obs_dim = self.data_alignment.centre.device, self.data_alignment.obs_dim
+        mean, std = (torch.as_tensor(x, dtype=torch.float32, device=device).flatten() for x in (scaler.mu, scaler.std))
         self.data_alignment.set_statistics((mean[:obs_dim], std[:obs_dim]), (mean[obs_dim:], std[obs_dim:]))
         self._standardised = True
 

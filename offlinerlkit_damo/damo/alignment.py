@@ -33,7 +33,7 @@ class DataAlignment(nn.Module):
 
     def __init__(self, config: DAMOConfig, obs_dim: int, action_dim: int, device: torch.device | str = "cpu") -> None:
         super().__init__()
-        self.config = config
+        self.config, self.obs_dim, self.action_dim = config, obs_dim, action_dim
         self.classifier = RatioClassifier(2 * obs_dim + action_dim, config.classifier_hidden_dims)
         self.logits: Logits = self.classifier.__call__
         self.register_buffer("centre", torch.zeros(()))

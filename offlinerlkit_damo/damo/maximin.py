@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -10,7 +10,8 @@ from torch import Tensor
 from offlinerlkit_damo.damo import objective
 from offlinerlkit_damo.damo.alignment import Batch
 from offlinerlkit_damo.damo.divergences import get_divergence
-from offlinerlkit_damo.damo.networks import Networks
+from offlinerlkit_damo.damo.misfits import require
+from offlinerlkit_damo.damo.networks import Networks, attributes
 from offlinerlkit_damo.damo.temperature import temperature_step
 from offlinerlkit_damo.damo.terms import Terms
 
@@ -19,13 +20,17 @@ class MaximinObjective(Terms):
     """Mixed into a host policy with an actor and several critics: `learn` descends and ascends `damo.objective` on its batches.
 
     The host policy keeps its rollouts, its dynamics and its own penalty of synthetic rewards: MOPO's is in them already, MOBILE's is
-    subtracted here, before anything else.
+    subtracted here, before anything else: that of any policy with `compute_lcb` (obss [n, d], actions [n, a] -> [n, 1]) and
+    `_penalty_coef`. Raises UserError for a host policy that lacks what the step is computed with (`networks.attributes`).
 
     Shapes below: B rows in a batch (real first, then fake), E critics, d and a the sizes of observation and action.
     """
 
+    ATTRIBUTES: ClassVar = ("divergence", "init_coef", "networks")
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        require(self, *attributes(self))
         self.divergence = get_divergence(self.config.divergence, self.config.divergence_k)
         self.init_coef = self.config.init_coefficient(self._gamma)
         self.networks = Networks(self)
@@ -35,7 +40,7 @@ class MaximinObjective(Terms):
 
         `batch`: the host trainer's {"real", "fake"} and, when `DAMOTrainer` provides it, "init" (initial observations [B0, d]).
         """
-        real, fake = batch["real"], batch["fake"]
+        real, fake = self._parts(batch)
         num_real = len(real["rewards"])
         mix = {key: torch.cat([real[key], fake[key]]) for key in real}
         rewards, terminals = mix["rewards"].squeeze(-1), mix["terminals"].squeeze(-1)
@@ -63,7 +68,7 @@ class MaximinObjective(Terms):
 
     @torch.no_grad()
     def _own_penalty(self, fake: Batch) -> Tensor:
-        """MOBILE's penalty of synthetic rows [n], its coefficient times the Model-Bellman inconsistency."""
+        """A policy's own penalty of synthetic rows [n]; MOBILE's is its coefficient times the Model-Bellman inconsistency."""
         policy: Any = self
         penalty: Tensor = policy._penalty_coef * policy.compute_lcb(fake["observations"], fake["actions"]).squeeze(-1)
         return penalty

@@ -76,3 +76,17 @@ class Networks:
     def sync(self) -> None:
         """Move the target critics towards the critics by the policy's tau."""
         self.policy._sync_weight()
+
+
+def attributes(policy: Any) -> list[str]:
+    """What a host policy must have for a learning step: actor, critics and their optimisers, discount and temperature."""
+    names = ["actor", "actor_optim", "_gamma", "_alpha", "_is_auto_alpha"]
+    if hasattr(policy, "critics"):
+        names += ["critics_old", "critics_optim"]
+    else:
+        names += ["critic1", "critic2", "critic1_old", "critic2_old", "critic1_optim", "critic2_optim"]
+    if getattr(policy, "_is_auto_alpha", False):
+        names += ["_target_entropy", "_log_alpha", "alpha_optim"]
+    if hasattr(policy, "compute_lcb"):
+        names.append("_penalty_coef")
+    return names

@@ -13,10 +13,12 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+from . import contract
 from .shim import legacy_modules
 
 HOST_VARIABLE = "OFFLINERLKIT_DAMO_HOST"
 HOSTS = ("standin", "offlinerlkit")
+OR_STANDIN = f"or set {HOST_VARIABLE}=standin to run on the bundled stand-in"
 
 # every name the plugin takes from the host, and the kit's module that defines it
 EXPORTS: dict[str, str] = {
@@ -61,7 +63,8 @@ def load_host(choice: str | None = None) -> tuple[Host, dict[str, Any]]:
 
     Raises:
         ImportError: unknown choice, "offlinerlkit" asked for but not installed, or an installed kit that fails to
-            import. A broken kit is never replaced silently by the stand-in: results would change without notice.
+            import or does not keep the contract (`contract.misfit`), as that of another commit. A broken kit is never replaced
+            silently by the stand-in: results would change without notice.
     """
     if choice and choice not in HOSTS:
         raise ImportError(f"{HOST_VARIABLE}={choice!r} is not a host; use one of {', '.join(HOSTS)}, or unset it")
@@ -100,16 +103,28 @@ def _load_kit() -> tuple[Host, dict[str, Any]]:
                 step = f"offlinerlkit.{module}.{name}"
                 names[name] = getattr(importlib.import_module(f"offlinerlkit.{module}"), name)
     except Exception as error:
-        for module in set(sys.modules) - before:  # a half-imported kit would hide the cause from the next attempt
-            if module.split(".")[0] == "offlinerlkit":
-                del sys.modules[module]
+        _forget_kit(before)
         raise ImportError(
             f"the installed offlinerlkit does not import ({step}: {type(error).__name__}: {error}); "
-            f"repair or uninstall it, or set {HOST_VARIABLE}=standin to run on the bundled stand-in"
+            f"repair it (its commit {contract.COMMIT} fits) or uninstall it, {OR_STANDIN}"
         ) from error
     folder = Path(str(package.__file__)).resolve().parent
+    problem = contract.misfit(names)
+    if problem is not None:
+        _forget_kit(before)
+        raise ImportError(
+            f"the offlinerlkit in {folder} is of another version than this package needs: {problem}; "
+            f"use its commit {contract.COMMIT}, {OR_STANDIN}"
+        )
     version, installed_commit = _installation(folder)
     return Host("offlinerlkit", version, str(folder), _checkout_commit(folder.parent) or installed_commit), names
+
+
+def _forget_kit(before: set[str]) -> None:
+    """Undo a failed import: a half-imported kit would hide the cause from the next attempt. `before`: the modules there were."""
+    for module in set(sys.modules) - before:
+        if module.split(".")[0] == "offlinerlkit":
+            del sys.modules[module]
 
 
 def _installation(folder: Path) -> tuple[str, str | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -13,21 +12,6 @@ import torch
 from torch import nn
 
 OBS, ACT = 3, 2
-CQL_DEFAULTS = {
-    "tau": 0.005,
-    "gamma": 0.99,
-    "alpha": 0.2,
-    "cql_weight": 1.0,
-    "temperature": 1.0,
-    "max_q_backup": False,
-    "deterministic_backup": True,
-    "with_lagrange": True,
-    "lagrange_threshold": 10.0,
-    "cql_alpha_lr": 1e-4,
-    "num_repeart_actions": 10,
-}
-COMBO_DEFAULTS = {**CQL_DEFAULTS, "uniform_rollout": False, "rho_s": "mix"}
-TWINS = ["actor", "critic1", "critic2", "actor_optim", "critic1_optim", "critic2_optim", "action_space"]
 
 
 def batch_of(build: Any, combo: bool, real: int = 5, fake: int = 11) -> Any:
@@ -37,15 +21,6 @@ def batch_of(build: Any, combo: bool, real: int = 5, fake: int = 11) -> Any:
 
 def policy_of(build: Any, combo: bool, **options: Any) -> Any:
     return build.cql(dynamics=build.dynamics() if combo else None, **options)
-
-
-@pytest.mark.parametrize("combo", [False, True])
-def test_signature(host: Any, combo: bool) -> None:
-    cls, defaults = (host.COMBOPolicy, COMBO_DEFAULTS) if combo else (host.CQLPolicy, CQL_DEFAULTS)
-    parameters = inspect.signature(cls).parameters
-    positional = [name for name, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    assert positional == ["dynamics"] * combo + [*TWINS, *defaults]
-    assert {name: parameters[name].default for name in defaults} == defaults
 
 
 def test_inheritance(host: Any) -> None:

@@ -9,12 +9,13 @@ import subprocess
 import sys
 from dataclasses import FrozenInstanceError
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from offlinerlkit_damo import kit
+from offlinerlkit_damo import kit, patching
+from offlinerlkit_damo.kit import contract, shim
 from offlinerlkit_damo.kit import host as seam
-from offlinerlkit_damo.kit import shim
 from offlinerlkit_damo.kit.shim import legacy_modules
 
 ROOT = Path(kit.__file__).parents[2]
@@ -28,11 +29,24 @@ def run(code: str, *path: Path, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
-def fake_kit(folder: Path, **broken: str) -> Path:
-    """A package `offlinerlkit` with every name of the contract; `broken` replaces the text of some modules."""
+def text_of(name: str, arguments: dict[str, str]) -> str:
+    """The source of an export of the contract that does nothing; `arguments` replaces those of some paths (`contract.ARGUMENTS`)."""
+    takes = {
+        path: ", ".join(f"{argument}=None" if argument in expected.defaults else argument for argument in expected.names)
+        for path, expected in contract.ARGUMENTS.items()
+    }
+    takes |= arguments
+    lines = [f"class {name}:", f"    def __init__(self, {takes.get(name, '')}): pass"]
+    for method in contract.METHODS.get(name, "").split():
+        lines.append(f"    def {method}({takes.get(f'{name}.{method}', 'self')}): pass")
+    return "\n".join(lines)
+
+
+def fake_kit(folder: Path, arguments: dict[str, str] | None = None, **broken: str) -> Path:
+    """A package `offlinerlkit` that keeps the contract, but for other `arguments`; `broken` replaces the text of some modules."""
     texts: dict[str, list[str]] = {}
     for name, module in seam.EXPORTS.items():
-        texts.setdefault(module, ["import gym", "from gym.envs.mujoco import mujoco_env"]).append(f"class {name}: pass")
+        texts.setdefault(module, ["import gym", "from gym.envs.mujoco import mujoco_env"]).append(text_of(name, arguments or {}))
     for module, lines in texts.items():
         path = folder / "offlinerlkit" / (module.replace(".", "/") + ".py")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +118,75 @@ def test_a_kit_without_one_of_the_names_is_broken(tmp_path: Path) -> None:
     assert "offlinerlkit.buffer.ReplayBuffer" in result.stderr.strip().splitlines()[-1]
 
 
+def misfit(path: str, arguments: str) -> str | None:
+    """What is wrong with a host of which one export, or one method, has other arguments."""
+    names: dict[str, Any] = {}
+    for name in seam.EXPORTS:
+        exec(text_of(name, {path: arguments}), names)
+    return contract.misfit(names)
+
+
+MOPO = "dynamics, actor, critic1, critic2, actor_optim, critic1_optim, critic2_optim"
+MOBILE = "dynamics, actor, critics, actor_optim, critics_optim"
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments", "problem"),
+    [
+        ("MOPOPolicy", f"{MOPO}, tau=0, gamma=0", "takes no argument 'alpha'"),
+        ("MOPOPolicy", f"{MOPO}, penalty, tau=0, gamma=0, alpha=0", "needs an argument 'penalty', which is not known here"),
+        ("ActorProb", "dist_net, backbone, device=0", "does not take 'backbone' as its 1. argument"),
+        ("EnsembleDynamics.train", "self, data, logger, max_epochs=0", "takes no argument 'max_epochs_since_update'"),
+        ("Critic", "backbone, layers=2, device=0", "does not take 'device' as its 2. argument"),
+        ("make_log_dirs", "task_name, algo_name, seed, args, record_params", "has no default for its argument 'record_params'"),
+    ],
+)
+def test_a_host_whose_arguments_differ_does_not_fit(path: str, arguments: str, problem: str) -> None:
+    assert misfit(path, arguments) == f"{path} {problem}"
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments"),
+    [
+        ("MOPOPolicy", f"{MOPO}, extra=1, tau=0, gamma=0, alpha=0"),
+        ("MOPOPolicy", f"{MOPO}, tau=0, gamma=0, alpha=0, *, extra=1"),
+        ("MOPOPolicy", "dynamics, *args, **kwargs"),
+        ("MOBILEPolicy", f"{MOBILE}, **kwargs"),
+        ("Critic", "backbone, device=0, layers=2"),
+    ],
+)
+def test_a_host_that_takes_more_fits(path: str, arguments: str) -> None:
+    assert misfit(path, arguments) is None
+
+
+def test_a_host_without_one_of_the_methods_does_not_fit() -> None:
+    class Bare: ...
+
+    assert contract.misfit(dict.fromkeys(seam.EXPORTS, Bare)) == "SACPolicy has no method train"
+
+
+def test_the_commands_say_in_one_line_that_the_kit_does_not_fit(tmp_path: Path) -> None:
+    """A run says so before it trains anything; the doctor in its section about the host, and goes on with the others."""
+    fake_kit(tmp_path, {"MOBILEPolicy": f"{MOBILE}, tau=0, gamma=0, alpha=0"})
+    call = "import runpy, sys; sys.argv[1:] = {!r}; runpy.run_module('offlinerlkit_damo', run_name='__main__')"
+    arguments = ["train", "--algo-name", "mobile", "--task", "hopper-medium-replay", "--logdir", str(tmp_path / "log")]
+    trained = run(call.format(arguments), tmp_path)
+    assert trained.returncode == 2
+    assert trained.stderr == (
+        f"error: the offlinerlkit in {tmp_path / 'offlinerlkit'} is of another version than this package needs: MOBILEPolicy takes no "
+        f"argument 'penalty_coef'; use its commit {contract.COMMIT}, or set OFFLINERLKIT_DAMO_HOST=standin to run on the bundled stand-in\n"
+    )
+    assert not (tmp_path / "log").exists()
+    report = run(call.format(["doctor"]), tmp_path).stdout.splitlines()
+    assert report[0] == "host"
+    assert report[1].startswith("  failed: the offlinerlkit in") and "MOBILEPolicy takes no argument" in report[1]
+    assert "versions" in report
+
+
+def test_the_commit_that_fits_is_the_one_that_is_patched() -> None:
+    assert patching.COMMIT.startswith(contract.COMMIT)
+
+
 def test_after_a_failure_the_next_attempt_starts_afresh(tmp_path: Path) -> None:
     fake_kit(tmp_path, buffer="raise RuntimeError('first')")
     code = f"""
@@ -112,7 +195,7 @@ try:
     import offlinerlkit_damo.kit
 except ImportError as error:
     assert 'RuntimeError: first' in str(error)
-Path({str(tmp_path / "offlinerlkit/buffer.py")!r}).write_text('class ReplayBuffer: pass  # mended, and longer')
+Path({str(tmp_path / "offlinerlkit/buffer.py")!r}).write_text({text_of("ReplayBuffer", {})!r})
 import offlinerlkit_damo.kit as k
 print(k.HOST.name)
 """
