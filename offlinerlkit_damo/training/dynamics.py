@@ -213,7 +213,7 @@ def load_dynamics(dynamics: EnsembleDynamics, folder: Path) -> None:
     model: Any = dynamics.model
     width = model.backbones[0].weight.shape[1]
     try:
-        check_weights(model.state_dict(), torch.load(folder / FILES[0], map_location="cpu", weights_only=True))
+        check_weights(model, torch.load(folder / FILES[0], map_location="cpu", weights_only=True))
         dynamics.load(str(folder))
     except Exception as error:  # a damaged file makes the unpickler fail in any way
         reason = " ".join(str(error).split())[:200]

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from offlinerlkit_damo.damo.misfits import why_not_loaded
 
 SPELLINGS = {"_deteterministic_backup": "_deterministic_backup", "._dynmics_adv_optim": ".dynamics_adv_optim"}
 """What the kit calls what the stand-in calls otherwise; states have the latter, so that one host's can be continued on the other."""
@@ -35,7 +37,7 @@ def restore_policy(policy: Any, state: dict[str, Any]) -> None:
         # it may have more: what a pretraining that is over has left behind
         if lacking := sorted(set(ours) - set(theirs)):
             raise ValueError(f"it is of another algorithm: among its {kind} there is no {', '.join(lacking)}")
-    check_weights(policy.state_dict(), state["weights"])
+    check_weights(policy, state["weights"])
     policy.load_state_dict(state["weights"])
     for name, optim in found.items():
         optim.load_state_dict(state["optimisers"][name])
@@ -49,15 +51,11 @@ def restore_policy(policy: Any, state: dict[str, Any]) -> None:
             set_number(policy, name, state["values"][name])
 
 
-def check_weights(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
-    """Raise ValueError, naming one of them, where weights have other names or sizes than those that are to take them."""
-    if lacking := sorted(set(ours) - set(theirs)):
-        raise ValueError(f"it lacks the weight {lacking[0]}")
-    if strange := sorted(set(theirs) - set(ours)):
-        raise ValueError(f"it has a weight {strange[0]}, for which there is no place")
-    for name, value in ours.items():
-        if value.shape != theirs[name].shape:
-            raise ValueError(f"its weight {name} has the sizes {list(theirs[name].shape)}, not {list(value.shape)}")
+def check_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError, naming one of them, where weights have other names or sizes than those of the network that is to take them."""
+    reason = why_not_loaded(type(network).__name__, network.state_dict(), weights)
+    if reason is not None:
+        raise ValueError(reason)
 
 
 def optimisers(policy: Any) -> dict[str, torch.optim.Optimizer]:

@@ -402,7 +402,7 @@ def test_a_refused_resume_changes_nothing_at_all(stopped: Path, cache: Path) -> 
     ("flags", "words"),
     [
         (["--algo", "mobile", "--preset", "kit"], "it is of another algorithm"),
-        (["--hidden-dims", "8"], "its weight actor.backbone.model.0.weight has the sizes [16, 11], not [8, 11]"),
+        (["--hidden-dims", "8"], "its sizes differ, (16, 11) and not (8, 11) in actor.backbone.model.0.weight"),
     ],
 )
 def test_a_forced_resume_that_does_not_fit_changes_nothing_either(flags: list[str], words: str, stopped: Path, cache: Path) -> None:
