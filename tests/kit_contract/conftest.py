@@ -16,6 +16,7 @@ import torch
 
 import offlinerlkit_damo.kit  # noqa: F401  settles this process's own host before another is loaded here
 from offlinerlkit_damo.kit.host import load_host
+from offlinerlkit_damo.kit.standin import cql, rambo
 
 OBS, ACT = 3, 2  # d and A of all the small networks here
 
@@ -206,6 +207,22 @@ def standin() -> Build:
 def both() -> tuple[Build, Build]:
     """(the kit, the stand-in), for comparisons."""
     return Build(_host("offlinerlkit")), Build(_host("standin"))
+
+
+class Plain(torch.optim.SGD):
+    """Called as Adam is: steps of the gradient itself, so that a wrong factor in it shows in the weights. Adam's hardly depend on that."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, lr=lr)
+
+
+@pytest.fixture(params=["adam", "sgd"])
+def optimiser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Which of the two stands behind the name Adam, here and in both hosts."""
+    if request.param == "sgd":
+        for module in (torch.optim, cql, rambo):
+            monkeypatch.setattr(module, "Adam", Plain)
+    return str(request.param)
 
 
 @pytest.fixture

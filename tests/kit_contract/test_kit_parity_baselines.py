@@ -101,6 +101,7 @@ def assert_same_weights(kit: Any, ours: Any) -> None:
         torch.testing.assert_close(ours.state_dict()[key], value, rtol=1e-4, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
 
 
+@pytest.mark.usefixtures("optimiser")
 @pytest.mark.parametrize("auto_alpha", [True, False])
 @pytest.mark.parametrize("deterministic_backup", [True, False])
 @pytest.mark.parametrize("max_q_backup", [True, False])
@@ -123,6 +124,7 @@ def test_mobile_lcb(both: Any, noise: Noise) -> None:
     torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("optimiser")
 @pytest.mark.parametrize("with_lagrange", [True, False])
 @pytest.mark.parametrize(
     "options", [{}, {"temperature": 0.5}, {"deterministic_backup": False}, {"max_q_backup": True}, {"auto_alpha": False}]
@@ -134,6 +136,7 @@ def test_cql_steps(both: Any, with_lagrange: bool, options: dict[str, Any]) -> N
     torch.testing.assert_close(ours.cql_log_alpha, kit.cql_log_alpha)
 
 
+@pytest.mark.usefixtures("optimiser")
 @pytest.mark.parametrize("rho_s", ["mix", "model"])
 @pytest.mark.parametrize(
     "options", [{}, {"with_lagrange": False, "temperature": 2.0}, {"max_q_backup": True, "deterministic_backup": False}]
@@ -170,6 +173,7 @@ def test_rollouts(both: Any, noise: Noise, kind: str, uniform: bool | None) -> N
         np.testing.assert_allclose(b[key], value, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("optimiser")
 @pytest.mark.parametrize("include_ent_in_adv", [True, False])
 @pytest.mark.parametrize("ends", [True, False])
 def test_rambo_adversarial_steps(both: Any, noise: Noise, include_ent_in_adv: bool, ends: bool) -> None:
@@ -188,12 +192,14 @@ def test_rambo_adversarial_steps(both: Any, noise: Noise, include_ent_in_adv: bo
     assert not torch.equal(before["output_layer.weight"], kit.dynamics.model.state_dict()["output_layer.weight"])
 
 
+@pytest.mark.usefixtures("optimiser")
 def test_rambo_steps(both: Any) -> None:
     kit, ours = policies(both, "rambo")
     batch = draw_batch(both)
     assert_same_steps(kit, ours, lambda policy: policy.learn(batch))
 
 
+@pytest.mark.usefixtures("optimiser")
 def test_rambo_pretraining(both: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the order of the data, which the kit does not leave; 50 rows in batches of 20, and 10 left out."""
     monkeypatch.setattr(np.random, "shuffle", lambda rows: None)
