@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -188,6 +189,34 @@ class FakeEnv:
         return value / 10 + 0.5
 
 
+class Noise:
+    """Normal draws that both hosts see alike, although they draw in different shapes and orders.
+
+    Row b, output o of the k-th draw is one number, whichever member or function it is drawn for. MOBILE's samples come from the kit in
+    successive draws and from ours in one, of which sample k is the k-th.
+    """
+
+    def __init__(self) -> None:
+        self.table = torch.randn(64, 128, OBS + 1)
+        self.draws = 0
+
+    def draw(self, rows: int, columns: int) -> torch.Tensor:
+        self.draws += 1
+        return self.table[self.draws - 1, :rows, :columns]
+
+    def randn_like(self, x: torch.Tensor, **_: Any) -> torch.Tensor:
+        return self.draw(*x.shape[-2:]).expand_as(x).clone()
+
+    def randn(self, *size: int, **_: Any) -> torch.Tensor:
+        return torch.stack([self.draw(*size[-2:]) for _ in range(size[0])])[:, None].expand(size).clone()
+
+    def torch_normal(self, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+        return (mean + std * self.draw(*mean.shape[-2:])).detach()
+
+    def numpy_normal(self, size: Any) -> np.ndarray:
+        return np.broadcast_to(self.draw(*size[-2:]).numpy(), size)
+
+
 @pytest.fixture(params=list(HOSTS))
 def host(request: pytest.FixtureRequest) -> Any:
     return _host(request.param)
@@ -212,7 +241,7 @@ def both() -> tuple[Build, Build]:
 class Plain(torch.optim.SGD):
     """Called as Adam is: steps of the gradient itself, so that a wrong factor in it shows in the weights. Adam's hardly depend on that."""
 
-    def __init__(self, params: Any, lr: float) -> None:
+    def __init__(self, params: Any, lr: float, **_: Any) -> None:
         super().__init__(params, lr=lr)
 
 
@@ -223,6 +252,16 @@ def optimiser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         for module in (torch.optim, cql, rambo):
             monkeypatch.setattr(module, "Adam", Plain)
     return str(request.param)
+
+
+@pytest.fixture
+def noise(monkeypatch: pytest.MonkeyPatch) -> Iterator[Noise]:
+    noise = Noise()
+    monkeypatch.setattr(torch, "randn_like", noise.randn_like)
+    monkeypatch.setattr(torch, "randn", noise.randn)
+    monkeypatch.setattr(torch, "normal", noise.torch_normal)
+    monkeypatch.setattr(np.random, "normal", noise.numpy_normal)
+    yield noise
 
 
 @pytest.fixture
