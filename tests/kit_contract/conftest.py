@@ -6,8 +6,10 @@ A checkout of the kit that is not on the path can be named by the environment va
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -135,7 +137,7 @@ class Build:
             "dynamics_training_progress": "csv",
             "tb": "tensorboard",
         }
-        os.makedirs(folder)  # as make_log_dirs does
+        os.makedirs(folder, exist_ok=True)  # as make_log_dirs does
         return self.host.Logger(folder, outputs)
 
 
@@ -262,6 +264,37 @@ def noise(monkeypatch: pytest.MonkeyPatch) -> Iterator[Noise]:
     monkeypatch.setattr(torch, "normal", noise.torch_normal)
     monkeypatch.setattr(np.random, "normal", noise.numpy_normal)
     yield noise
+
+
+@pytest.fixture
+def run_kit_script() -> Any:
+    """Runs a script of the kit's run_example/ in a process of its own, `before` first; returns its output.
+
+    Placeholders stand for the packages that it imports for its tasks.
+    """
+    folder = Path(_host("offlinerlkit").HOST.path).parent
+    scripts = folder / "run_example"
+    if not scripts.is_dir():
+        pytest.skip("OfflineRL-Kit is installed without its scripts")
+
+    def run(name: str, *flags: str, before: str = "") -> str:
+        code = f"""if True:
+            import runpy, sys, types
+            from offlinerlkit_damo.kit.shim import legacy_modules
+            sys.argv[:] = sys.argv[1:]
+            sys.modules["d4rl"] = types.ModuleType("d4rl")
+            {before}
+            with legacy_modules():
+                runpy.run_path(sys.argv[0], run_name="__main__")
+        """
+        path = os.pathsep.join(map(str, [Path(__file__).parents[2], folder]))
+        environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "Agg"}
+        command = [sys.executable, "-c", code, str(scripts / name), *flags]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture

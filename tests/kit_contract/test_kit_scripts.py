@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,21 +82,6 @@ def test_a_configuration_says_how_to_train_the_dynamics_as_the_kit(algo: str) ->
 
 
 @pytest.mark.parametrize("algo", KIT_FLAGS)
-def test_the_table_is_what_the_kits_script_lists(algo: str, both: Any) -> None:
-    """Its own --help, with placeholders for the packages that it imports for its tasks."""
-    folder = Path(both[0].host.HOST.path).parent
-    script = folder / "run_example" / f"run_{algo}.py"
-    if not script.is_file():
-        pytest.skip("OfflineRL-Kit is installed without its scripts")
-    code = """if True:
-        import runpy, sys, types
-        from offlinerlkit_damo.kit.shim import legacy_modules
-        sys.modules["d4rl"] = types.ModuleType("d4rl")
-        with legacy_modules():
-            runpy.run_path(sys.argv[1], run_name="__main__")
-    """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [ROOT, folder])), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-c", code, str(script), "--help"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert set(re.findall(r"^ +(--[-\w]+)", done.stdout, re.MULTILINE)) == set(KIT_FLAGS[algo].split())
+def test_the_table_is_what_the_kits_script_lists(algo: str, run_kit_script: Any) -> None:
+    listed = run_kit_script(f"run_{algo}.py", "--help")
+    assert set(re.findall(r"^ +(--[-\w]+)", listed, re.MULTILINE)) == set(KIT_FLAGS[algo].split())
