@@ -201,7 +201,7 @@ def test_logger_folders_and_hyperparameters(build: Any) -> None:
     assert any("tfevents" in name for name in os.listdir(RUN / "record" / "tb"))
 
 
-def test_our_reports_read_a_run_of_either_host(build: Any, fake_env: Any) -> None:
+def test_our_plot_reads_a_run_of_either_host(build: Any, fake_env: Any) -> None:
     """Every row and column of the folder that the host's names, logger and trainer make; a figure, and the run's name in it."""
     folder = Path(build.host.make_log_dirs("hopper-medium-v2", "mopo", 3, {"a": 2.5}, record_params=["a"]))
     _, result = train(build, fake_env, folder=str(folder), epoch=3)
