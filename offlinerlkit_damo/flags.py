@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from offlinerlkit_damo.config import SECTIONS, Config, names_of, option_types, options, readers, resolve
 from offlinerlkit_damo.errors import Stopped, UserError
+from offlinerlkit_damo.options import coerce
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,6 +40,30 @@ TITLES = {
 }
 
 
+def _schedule(text: str) -> str:
+    return "cosine" if coerce("lr_scheduler", bool, text) else "constant"
+
+
+def _rewards_as_they_are(text: str) -> None:
+    if coerce("norm_reward", bool, text):
+        raise UserError("--norm-reward is not done here: rewards stay as the dataset has them; give one of normalised rewards by --data")
+
+
+def _clone_anew(text: str) -> NoReturn:
+    raise UserError(f"--load-bc-path {text!r} is not read: a run clones the behaviour itself, in --bc-epoch epochs; leave it out")
+
+
+KIT_FLAGS: dict[str, dict[str, tuple[str, Callable[[str], Any], str]]] = {
+    "mobile": {
+        "--max-epochs-since-update": ("dynamics_patience", str, "the kit's name of --dynamics-patience"),
+        "--lr-scheduler": ("lr_schedule", _schedule, "the kit's --lr-schedule: true = cosine, false = constant"),
+        "--norm-reward": ("norm_reward", _rewards_as_they_are, argparse.SUPPRESS),
+    },
+    "rambo": {"--load-bc-path": ("load_bc_path", _clone_anew, argparse.SUPPRESS)},
+}
+"""Flags of the kit's scripts that no option is called by: (what it sets, the value as that one's or the refusal, help line)."""
+
+
 def listed(text: str) -> list[str]:
     """The parts of a flag's value "a, b"."""
     return [part.strip() for part in text.split(",")]
@@ -47,8 +72,8 @@ def listed(text: str) -> list[str]:
 def add_config_flags(parser: argparse.ArgumentParser, algo_name: str | None = None, hidden: Sequence[str] = ()) -> None:
     """One flag per option; flags not given leave the configuration's layers alone.
 
-    With `algo_name`, a script's algorithm, the help leaves out what that algorithm does not read; and it leaves out the flags that are
-    `hidden`, which the script refuses.
+    With `algo_name`, a script's algorithm, the flags are also those of the kit's script of it, and the help leaves out what that algorithm
+    does not read; and it leaves out the flags that are `hidden`, which the script refuses.
     """
     note = "Defaults in brackets; the preset's and the task's values of configs/<algo>.yaml come on top of them."
     run = parser.add_argument_group("run (OfflineRL-Kit's flags and this package's)", note)
@@ -75,6 +100,8 @@ def add_config_flags(parser: argparse.ArgumentParser, algo_name: str | None = No
             help=f"{field.metadata['help']} [{shown}]".replace("%", "%%") if name in shown_names else argparse.SUPPRESS,
             nargs="+" if several else None,
         )
+    for flag, (name, read, text) in KIT_FLAGS.get(algo_name or "", {}).items():
+        run.add_argument(flag, dest=name, type=read, default=argparse.SUPPRESS, metavar="X", help=text)
 
 
 def parse_config(arguments: argparse.Namespace, **defaults: Any) -> Config:

@@ -35,6 +35,7 @@ class _File:
 
     original: bytes | None
     current: bytes | None
+    patched: bytes | None  # with all patches
     patches: tuple[Patch, ...]  # those that touch it
     applied: frozenset[str] | None  # the names of those on it; None: it is neither the kit's file nor that with some of the patches
 
@@ -61,7 +62,7 @@ def apply(path: Path) -> None:
         UserError: as in `examine`, and where a file cannot be written.
     """
     root = _checkout(path)
-    _change(root, {name: (file.current, _text(name, file.original, file.patches)) for name, file in _files(root, read_patches()).items()})
+    _change(root, {name: (file.current, file.patched) for name, file in _files(root, read_patches()).items()})
 
 
 def revert(path: Path) -> None:
@@ -96,7 +97,7 @@ def _parse(path: Path) -> Patch:
     """Read a zero-context unified diff that only adds; what precedes its first file is the explanation."""
     additions: dict[str, dict[int, bytes]] = {}
     file, after = "", 0
-    for line in path.read_bytes().splitlines(keepends=True):
+    for line in path.read_bytes().replace(b"\r\n", b"\n").splitlines(keepends=True):
         if line.startswith(b"+++ b/"):
             file = line.removeprefix(b"+++ b/").decode().strip()
             additions[file] = {}
@@ -108,13 +109,13 @@ def _parse(path: Path) -> Patch:
     return Patch(path.stem, additions)
 
 
-def _text(name: str, original: bytes | None, patches: Sequence[Patch]) -> bytes | None:
-    """The file `name` with `patches` on it."""
+def _text(name: str, original: bytes | None, patches: Sequence[Patch], line_end: bytes) -> bytes | None:
+    """The file `name` with `patches` on it, whose lines get this end."""
     if original is None and not patches:
         return None
     lines = [b"", *(original or b"").splitlines(keepends=True)]
     added = [patch.additions[name] for patch in patches]
-    return b"".join(line + b"".join(texts.get(number, b"") for texts in added) for number, line in enumerate(lines))
+    return b"".join(line + b"".join(texts.get(n, b"").replace(b"\n", line_end) for texts in added) for n, line in enumerate(lines))
 
 
 def _checkout(path: Path) -> Path:
@@ -134,14 +135,17 @@ def _files(root: Path, patches: Sequence[Patch]) -> dict[str, _File]:
     Untracked files elsewhere are nobody's business: an environment, data, the user's own scripts.
     """
     tracked = set(_names(_git(root, "ls-tree", "-r", "-z", "--name-only", "HEAD")))
+    names = dict.fromkeys(name for patch in patches for name in patch.additions)
+    # as they are checked out: where core.autocrlf is set, with Windows' line ends, which git then takes for the kit's own
+    originals = {name: _git(root, "cat-file", "--filters", f"HEAD:{name}") if name in tracked else None for name in names}
+    line_end = b"\r\n" if any(b"\r\n" in (text or b"") for text in originals.values()) else b"\n"
     files = {}
-    for name in dict.fromkeys(name for patch in patches for name in patch.additions):
-        original = _git(root, "cat-file", "blob", f"HEAD:{name}") if name in tracked else None
+    for name, original in originals.items():
         current = _read(root / name)
         touching = tuple(patch for patch in patches if name in patch.additions)
         subsets = chain.from_iterable(combinations(touching, size) for size in range(len(touching) + 1))
-        applied = next((frozenset(p.name for p in some) for some in subsets if _text(name, original, some) == current), None)
-        files[name] = _File(original, current, touching, applied)
+        applied = next((frozenset(p.name for p in some) for some in subsets if _text(name, original, some, line_end) == current), None)
+        files[name] = _File(original, current, _text(name, original, touching, line_end), touching, applied)
     changed = _names(_git(root, "diff", "--name-only", "-z", "HEAD"))
     foreign = {name for name in changed if name not in files} | {name for name, file in files.items() if file.applied is None}
     foreign |= set(_names(_git(root, "diff", "--cached", "--name-only", "-z")))  # staging hides a change from what we restore

@@ -153,6 +153,14 @@ def test_links_lead_somewhere(page: str) -> None:
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
+def test_the_kits_row_of_the_hosts_can_be_repeated() -> None:
+    """Its command gives the tests what they are skipped without: the kit on the path, and a checkout for the patches."""
+    (block,) = re.findall(r"```\n(.*?)```", (DOCS / "compatibility.md").read_text(encoding="utf-8"), re.DOTALL)
+    *variables, _, module, runner = shlex.split(block.splitlines()[-1])
+    assert (module, runner) == ("-m", "pytest")
+    assert variables == ["PYTHONPATH=$PWD:$kit", "OFFLINERLKIT_CHECKOUT=$kit"]
+
+
 def test_the_plans_of_the_results_can_be_run(tmp_path: Path) -> None:
     """Every plan in docs/plans has known tasks and options, with which its runs can be configured."""
     plans = sorted((DOCS / "plans").glob("*.yaml"))

@@ -152,6 +152,27 @@ def test_the_result_is_gits(small: Path) -> None:
     assert patching.examine(small) == APPLIED
 
 
+def test_windows_line_ends(small: Path, tmp_path: Path) -> None:
+    """A clone made with core.autocrlf=true, and patch files that came so themselves: what git makes of them, and a clean tree again."""
+    clones = [tmp_path / name for name in ("by command", "by hand")]
+    for clone in clones:
+        git(tmp_path, "clone", "-q", "-c", "core.autocrlf=true", str(small), str(clone))
+    command, hand = clones
+    original = contents(command)
+    assert original["offlinerlkit/trainer.py"] == b"one\r\ntwo\r\nthree\r\nfour without a newline"
+    by_hand(hand, *SMALL_PATCHES)
+    assert patching.examine(hand) == APPLIED
+    for path in patching.patch_folder().iterdir():
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert patching.examine(command) == NOT_APPLIED
+    patching.apply(command)
+    assert contents(command) == {name: text.replace(b"\n", b"\r\n") for name, text in PATCHED.items()} == contents(hand)
+    assert patching.examine(command) == APPLIED
+    patching.revert(command)
+    assert contents(command) == original
+    assert git(command, "status", "--porcelain") == ""
+
+
 SUBSETS = [some for size in (1, 2) for some in itertools.combinations(SMALL_PATCHES, size)]
 
 
@@ -496,8 +517,13 @@ def test_all_symptoms_are_gone_together(kit: Kit) -> None:
         assert kit.last_line(command, missing=None if path.stem == "0001-boolean-flags" else NO_GYM) == with_it
 
 
-def test_the_kits_checkout_comes_back(kit: Kit) -> None:
-    """Apply, check, apply, revert: all patches, and a clean tree; git itself makes the same of them."""
+@pytest.mark.parametrize("autocrlf", ["false", "true"])
+def test_the_kits_checkout_comes_back(kit: Kit, autocrlf: str) -> None:
+    """Apply, check, apply, revert: all patches, and a clean tree; git itself makes the same of them. Windows' line ends are no obstacle."""
+    git(kit.folder, "config", "core.autocrlf", autocrlf)
+    git(kit.folder, "rm", "-rq", ".")
+    git(kit.folder, "reset", "-q", "--hard")
+    assert (b"\r\n" in (kit.folder / "setup.py").read_bytes()) == (autocrlf == "true")
     patching.apply(kit.folder)
     assert set(patching.examine(kit.folder).values()) == {"applied"}
     patched = contents(kit.folder)

@@ -6,7 +6,10 @@ A checkout of the kit that is not on the path can be named by the environment va
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +19,7 @@ import torch
 
 import offlinerlkit_damo.kit  # noqa: F401  settles this process's own host before another is loaded here
 from offlinerlkit_damo.kit.host import load_host
+from offlinerlkit_damo.kit.standin import cql, rambo
 
 OBS, ACT = 3, 2  # d and A of all the small networks here
 
@@ -133,7 +137,7 @@ class Build:
             "dynamics_training_progress": "csv",
             "tb": "tensorboard",
         }
-        os.makedirs(folder)  # as make_log_dirs does
+        os.makedirs(folder, exist_ok=True)  # as make_log_dirs does
         return self.host.Logger(folder, outputs)
 
 
@@ -187,6 +191,34 @@ class FakeEnv:
         return value / 10 + 0.5
 
 
+class Noise:
+    """Normal draws that both hosts see alike, although they draw in different shapes and orders.
+
+    Row b, output o of the k-th draw is one number, whichever member or function it is drawn for. MOBILE's samples come from the kit in
+    successive draws and from ours in one, of which sample k is the k-th.
+    """
+
+    def __init__(self) -> None:
+        self.table = torch.randn(64, 128, OBS + 1)
+        self.draws = 0
+
+    def draw(self, rows: int, columns: int) -> torch.Tensor:
+        self.draws += 1
+        return self.table[self.draws - 1, :rows, :columns]
+
+    def randn_like(self, x: torch.Tensor, **_: Any) -> torch.Tensor:
+        return self.draw(*x.shape[-2:]).expand_as(x).clone()
+
+    def randn(self, *size: int, **_: Any) -> torch.Tensor:
+        return torch.stack([self.draw(*size[-2:]) for _ in range(size[0])])[:, None].expand(size).clone()
+
+    def torch_normal(self, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+        return (mean + std * self.draw(*mean.shape[-2:])).detach()
+
+    def numpy_normal(self, size: Any) -> np.ndarray:
+        return np.broadcast_to(self.draw(*size[-2:]).numpy(), size)
+
+
 @pytest.fixture(params=list(HOSTS))
 def host(request: pytest.FixtureRequest) -> Any:
     return _host(request.param)
@@ -206,6 +238,63 @@ def standin() -> Build:
 def both() -> tuple[Build, Build]:
     """(the kit, the stand-in), for comparisons."""
     return Build(_host("offlinerlkit")), Build(_host("standin"))
+
+
+class Plain(torch.optim.SGD):
+    """Called as Adam is: steps of the gradient itself, so that a wrong factor in it shows in the weights. Adam's hardly depend on that."""
+
+    def __init__(self, params: Any, lr: float, **_: Any) -> None:
+        super().__init__(params, lr=lr)
+
+
+@pytest.fixture(params=["adam", "sgd"])
+def optimiser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Which of the two stands behind the name Adam, here and in both hosts."""
+    if request.param == "sgd":
+        for module in (torch.optim, cql, rambo):
+            monkeypatch.setattr(module, "Adam", Plain)
+    return str(request.param)
+
+
+@pytest.fixture
+def noise(monkeypatch: pytest.MonkeyPatch) -> Iterator[Noise]:
+    noise = Noise()
+    monkeypatch.setattr(torch, "randn_like", noise.randn_like)
+    monkeypatch.setattr(torch, "randn", noise.randn)
+    monkeypatch.setattr(torch, "normal", noise.torch_normal)
+    monkeypatch.setattr(np.random, "normal", noise.numpy_normal)
+    yield noise
+
+
+@pytest.fixture
+def run_kit_script() -> Any:
+    """Runs a script of the kit's run_example/ in a process of its own, `before` first; returns its output.
+
+    Placeholders stand for the packages that it imports for its tasks.
+    """
+    folder = Path(_host("offlinerlkit").HOST.path).parent
+    scripts = folder / "run_example"
+    if not scripts.is_dir():
+        pytest.skip("OfflineRL-Kit is installed without its scripts")
+
+    def run(name: str, *flags: str, before: str = "") -> str:
+        code = f"""if True:
+            import runpy, sys, types
+            from offlinerlkit_damo.kit.shim import legacy_modules
+            sys.argv[:] = sys.argv[1:]
+            sys.modules["d4rl"] = types.ModuleType("d4rl")
+            {before}
+            with legacy_modules():
+                runpy.run_path(sys.argv[0], run_name="__main__")
+        """
+        path = os.pathsep.join(map(str, [Path(__file__).parents[2], folder]))
+        environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "Agg"}
+        command = [sys.executable, "-c", code, str(scripts / name), *flags]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture

@@ -53,6 +53,7 @@ def constant_noise(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     yield value
 
 
+@pytest.mark.usefixtures("optimiser")
 @pytest.mark.parametrize("auto_alpha", [True, False])
 def test_sac_steps(both: Any, auto_alpha: bool) -> None:
     kit, ours = twins(both, lambda build: build.sac(auto_alpha=auto_alpha))
@@ -66,6 +67,7 @@ def test_sac_steps(both: Any, auto_alpha: bool) -> None:
     assert float(ours._alpha) == pytest.approx(float(kit._alpha), rel=1e-6)
 
 
+@pytest.mark.usefixtures("optimiser")
 def test_mopo_step(both: Any) -> None:
     kit, ours = twins(both, lambda build: build.sac(dynamics=build.dynamics()))
     buffer = both[0].buffer(50, rows=50)
@@ -144,6 +146,7 @@ def test_sample_next_obss(both: Any, constant_noise: float) -> None:
     torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("optimiser")
 def test_a_training_pass(both: Any) -> None:
     models = twins(both, lambda build: build.model())
     kit, ours = (build.dynamics(model) for build, model in zip(both, models, strict=True))
@@ -155,6 +158,7 @@ def test_a_training_pass(both: Any) -> None:
         torch.testing.assert_close(ours.model.state_dict()[key], value, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.usefixtures("optimiser")
 def test_a_pass_by_index_is_a_pass_over_copies(both: Any) -> None:
     kit, ours = (build.dynamics(m) for build, m in zip(both, twins(both, lambda b: b.model()), strict=True))
     x, y = (np.random.randn(30, n).astype(np.float32) for n in (5, 4))

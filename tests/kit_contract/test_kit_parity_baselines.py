@@ -16,7 +16,6 @@ Where the kit was found, by running it, to differ from ours:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,44 +25,6 @@ from test_kit_parity import random_model, seeded, twins
 
 OBS, ACT = 3, 2
 STEPS = 4
-
-
-class Noise:
-    """Normal draws that both hosts see alike, although they draw in different shapes and orders.
-
-    Row b, output o of the k-th draw is one number, whichever member or function it is drawn for. MOBILE's samples come from the kit in
-    successive draws and from ours in one, of which sample k is the k-th.
-    """
-
-    def __init__(self) -> None:
-        self.table = torch.randn(64, 128, OBS + 1)
-        self.draws = 0
-
-    def draw(self, rows: int, columns: int) -> torch.Tensor:
-        self.draws += 1
-        return self.table[self.draws - 1, :rows, :columns]
-
-    def randn_like(self, x: torch.Tensor, **_: Any) -> torch.Tensor:
-        return self.draw(*x.shape[-2:]).expand_as(x).clone()
-
-    def randn(self, *size: int, **_: Any) -> torch.Tensor:
-        return torch.stack([self.draw(*size[-2:]) for _ in range(size[0])])[:, None].expand(size).clone()
-
-    def torch_normal(self, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-        return (mean + std * self.draw(*mean.shape[-2:])).detach()
-
-    def numpy_normal(self, size: Any) -> np.ndarray:
-        return np.broadcast_to(self.draw(*size[-2:]).numpy(), size)
-
-
-@pytest.fixture
-def noise(monkeypatch: pytest.MonkeyPatch) -> Iterator[Noise]:
-    noise = Noise()
-    monkeypatch.setattr(torch, "randn_like", noise.randn_like)
-    monkeypatch.setattr(torch, "randn", noise.randn)
-    monkeypatch.setattr(torch, "normal", noise.torch_normal)
-    monkeypatch.setattr(np.random, "normal", noise.numpy_normal)
-    yield noise
 
 
 def worlds(both: Any, **options: Any) -> list[Any]:
@@ -83,7 +44,7 @@ def draw_batch(both: Any, real: int = 6, fake: int = 26) -> dict[str, Any]:
     return {"real": buffer.sample(real), "fake": buffer.sample(fake)}
 
 
-def assert_same_steps(kit: Any, ours: Any, act: Any, noise: Noise | None = None) -> None:
+def assert_same_steps(kit: Any, ours: Any, act: Any, noise: Any = None) -> None:
     """`STEPS` calls return the same numbers in the same order and leave the same weights."""
     for step in range(STEPS):
         infos = []
@@ -101,10 +62,11 @@ def assert_same_weights(kit: Any, ours: Any) -> None:
         torch.testing.assert_close(ours.state_dict()[key], value, rtol=1e-4, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
 
 
+@pytest.mark.usefixtures("optimiser")
 @pytest.mark.parametrize("auto_alpha", [True, False])
 @pytest.mark.parametrize("deterministic_backup", [True, False])
 @pytest.mark.parametrize("max_q_backup", [True, False])
-def test_mobile_steps(both: Any, noise: Noise, auto_alpha: bool, deterministic_backup: bool, max_q_backup: bool) -> None:
+def test_mobile_steps(both: Any, noise: Any, auto_alpha: bool, deterministic_backup: bool, max_q_backup: bool) -> None:
     options = {"auto_alpha": auto_alpha, "deterministic_backup": deterministic_backup, "max_q_backup": max_q_backup}
     kit, ours = policies(both, "mobile", worlds(both), penalty_coef=20.0, like_the_kit=True, **options)
     batch = draw_batch(both)
@@ -112,7 +74,7 @@ def test_mobile_steps(both: Any, noise: Noise, auto_alpha: bool, deterministic_b
     assert_same_steps(kit, ours, lambda policy: policy.learn(batch), noise)
 
 
-def test_mobile_lcb(both: Any, noise: Noise) -> None:
+def test_mobile_lcb(both: Any, noise: Any) -> None:
     kit, ours = policies(both, "mobile", worlds(both), num_samples=5)
     obss, actions = torch.tensor(np.random.randn(40, OBS)).float(), torch.tensor(np.random.rand(40, ACT)).float()
     results = []
@@ -123,6 +85,7 @@ def test_mobile_lcb(both: Any, noise: Noise) -> None:
     torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("optimiser")
 @pytest.mark.parametrize("with_lagrange", [True, False])
 @pytest.mark.parametrize(
     "options", [{}, {"temperature": 0.5}, {"deterministic_backup": False}, {"max_q_backup": True}, {"auto_alpha": False}]
@@ -134,6 +97,7 @@ def test_cql_steps(both: Any, with_lagrange: bool, options: dict[str, Any]) -> N
     torch.testing.assert_close(ours.cql_log_alpha, kit.cql_log_alpha)
 
 
+@pytest.mark.usefixtures("optimiser")
 @pytest.mark.parametrize("rho_s", ["mix", "model"])
 @pytest.mark.parametrize(
     "options", [{}, {"with_lagrange": False, "temperature": 2.0}, {"max_q_backup": True, "deterministic_backup": False}]
@@ -154,7 +118,7 @@ def test_the_kits_logsumexp_is_not_ours(both: Any) -> None:
 
 
 @pytest.mark.parametrize(("kind", "uniform"), [("mobile", None), ("cql", False), ("cql", True), ("rambo", None)])
-def test_rollouts(both: Any, noise: Noise, kind: str, uniform: bool | None) -> None:
+def test_rollouts(both: Any, noise: Any, kind: str, uniform: bool | None) -> None:
     """Noise is one number per row and output here, so that the steps' order of drawing does not matter."""
     ends = {"terminal_fn": lambda obs, act, next_obs: next_obs[:, :1] > 1.0}
     kit, ours = policies(both, kind, worlds(both, **ends), **({} if uniform is None else {"uniform_rollout": uniform}))
@@ -170,9 +134,10 @@ def test_rollouts(both: Any, noise: Noise, kind: str, uniform: bool | None) -> N
         np.testing.assert_allclose(b[key], value, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("optimiser")
 @pytest.mark.parametrize("include_ent_in_adv", [True, False])
 @pytest.mark.parametrize("ends", [True, False])
-def test_rambo_adversarial_steps(both: Any, noise: Noise, include_ent_in_adv: bool, ends: bool) -> None:
+def test_rambo_adversarial_steps(both: Any, noise: Any, include_ent_in_adv: bool, ends: bool) -> None:
     """The numbers logged and the model after several calls of six adversarial steps each."""
 
     def terminal_fn(obs: np.ndarray, act: np.ndarray, next_obs: np.ndarray) -> np.ndarray:
@@ -188,12 +153,14 @@ def test_rambo_adversarial_steps(both: Any, noise: Noise, include_ent_in_adv: bo
     assert not torch.equal(before["output_layer.weight"], kit.dynamics.model.state_dict()["output_layer.weight"])
 
 
+@pytest.mark.usefixtures("optimiser")
 def test_rambo_steps(both: Any) -> None:
     kit, ours = policies(both, "rambo")
     batch = draw_batch(both)
     assert_same_steps(kit, ours, lambda policy: policy.learn(batch))
 
 
+@pytest.mark.usefixtures("optimiser")
 def test_rambo_pretraining(both: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the order of the data, which the kit does not leave; 50 rows in batches of 20, and 10 left out."""
     monkeypatch.setattr(np.random, "shuffle", lambda rows: None)

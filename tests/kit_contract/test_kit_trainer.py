@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 import torch
 
+from offlinerlkit_damo.report.plot import draw_figures, run_names
+from offlinerlkit_damo.report.results import read_evaluations, read_progress, run_folders
+
 OBS, ACT = 3, 2
 RUN = Path("run")
 
 
-def train(build: Any, env: Any, policy: Any = None, **options: Any) -> tuple[Any, dict[str, float]]:
+def train(build: Any, env: Any, policy: Any = None, folder: str = "run", **options: Any) -> tuple[Any, dict[str, float]]:
     policy = build.sac(dynamics=build.dynamics(penalty_coef=1.0)) if policy is None else policy
     settings = {"epoch": 2, "step_per_epoch": 4, "batch_size": 8, "real_ratio": 0.3, "eval_episodes": 2, **options}
     buffers = (build.buffer(50, rows=50), build.buffer(100))
-    trainer = build.host.MBPolicyTrainer(policy, env, *buffers, build.logger("run"), (2, 5, 3), **settings)
+    trainer = build.host.MBPolicyTrainer(policy, env, *buffers, build.logger(folder), (2, 5, 3), **settings)
     return trainer, trainer.train()
 
 
@@ -196,6 +199,32 @@ def test_logger_folders_and_hyperparameters(build: Any) -> None:
     logger.close()
     assert json.loads((RUN / "record" / "hyper_param.json").read_text()) == settings
     assert any("tfevents" in name for name in os.listdir(RUN / "record" / "tb"))
+
+
+def test_our_plot_reads_a_run_of_either_host(build: Any, fake_env: Any) -> None:
+    """Every row and column of the folder that the host's names, logger and trainer make; a figure, and the run's name in it."""
+    folder = Path(build.host.make_log_dirs("hopper-medium-v2", "mopo", 3, {"a": 2.5}, record_params=["a"]))
+    _, result = train(build, fake_env, folder=str(folder), epoch=3)
+    assert run_folders([Path("log")]) == [folder]
+    progress, evaluations = read_progress(folder), read_evaluations(folder)
+    assert list(progress["timestep"]) == list(evaluations["timestep"]) == [4, 8, 12]
+    assert progress.notna().all(axis=None) and {"loss/actor", "rollout_info/reward_mean"} <= set(progress)
+    assert evaluations["score"].mean() == pytest.approx(result["last_10_performance"])
+    keys = ["loss/actor", "loss/alpha", "loss/critic1", "loss/critic2"]
+    assert draw_figures([folder], Path("x.png"), ["loss/*"]) == keys
+    assert run_names([folder]) == ["mopo&a=2.5, seed 3"]
+
+
+def test_the_kits_plotter_reads_a_run_of_either_host(build: Any, fake_env: Any, run_kit_script: Any) -> None:
+    """Two seeds, which it finds by the folders' names and merges; the style that it asks for is gone from Matplotlib."""
+    for seed in (1, 2):
+        train(build, fake_env, folder=build.host.make_log_dirs("hopper-medium-v2", "mopo", seed, {}))
+    flags = ["--root-dir", "log", "--task", "hopper-medium-v2", "--algos", "mopo", "--smooth", "0", "--output-path", "x.png"]
+    run_kit_script("plotter.py", *flags, before="import matplotlib.pyplot; matplotlib.pyplot.style.use = print")
+    with open("log/hopper-medium-v2/mopo/eval_normalized_episode_reward.csv") as file:
+        merged = [[float(value) for value in row.values()] for row in csv.DictReader(file)]
+    assert merged == [[4, pytest.approx(102.5), pytest.approx(0)], [8, pytest.approx(102.5), pytest.approx(0)]]
+    assert Path("x.png").stat().st_size > 0
 
 
 def test_rows_means_and_new_columns(build: Any) -> None:
