@@ -19,7 +19,7 @@ from offlinerlkit_damo.engine.buffer import DeviceReplayBuffer
 from offlinerlkit_damo.engine.dynamics import RoutedDynamics
 from offlinerlkit_damo.errors import Stopped, UserError
 from offlinerlkit_damo.files import check_writable, save_json
-from offlinerlkit_damo.kit import Logger, RunLogger, StandardScaler
+from offlinerlkit_damo.kit import HOST, Logger, RunLogger, StandardScaler
 from offlinerlkit_damo.tasks import OfflineDataset, SimulatorEnv, Task, config_task, make_d4rl_env, make_env, resolve_dataset
 from offlinerlkit_damo.tasks.task import MINARI
 from offlinerlkit_damo.training.checkpoint import Checkpoints
@@ -233,6 +233,8 @@ def prepare(
             f"WARNING: all actions of the data lie within the bounds of {env.env_id}, which are narrower than [-1, 1]; if they are in the "
             "simulator's own units, scale them to [-1, 1]"
         )
+    if config.algo_name == "combo" and HOST.name == "offlinerlkit":
+        logger.log("COMBO's conservative term is the kit's, a soft maximum over three columns; the stand-in's is the paper's")
     dynamics = None
     if config.algo_name in MODEL_BASED:
         dynamics, run.dynamics_facts = prepare_dynamics(config, dataset, logger, scaler, own=Path(logger.checkpoint_dir) / "dynamics")
