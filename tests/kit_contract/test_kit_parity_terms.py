@@ -13,9 +13,17 @@ from test_kit_parity import seeded
 from test_kit_parity_baselines import assert_same_steps, draw_batch, worlds
 
 from offlinerlkit_damo import DAMOConfig, DAMOPolicy, with_data_alignment, with_maximin_objective
+from offlinerlkit_damo.damo import addon
 
 OBS = 3
 CONFIG = DAMOConfig(damo_alpha=0.7, classifier_hidden_dims=(8,), classifier_updates_per_step=1, ratio_centering=True, absorbing=True)
+
+
+@pytest.fixture(autouse=True)
+def both_hosts_steps_are_known(both: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process has one host, whose classes the add-on may extend; here they are those of two."""
+    classes = [getattr(build.host, step.__name__) for build in both for step in addon.HOST_STEPS]
+    monkeypatch.setattr(addon, "HOST_STEPS", tuple(classes))
 
 
 def damo(mopo: type[Any]) -> type[Any]:
