@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
+import io
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,8 @@ def _cloning_epoch(trainer: DAMOTrainer, config: Config) -> float:
 
 @contextmanager
 def _silence() -> Iterator[Any]:
-    with tempfile.TemporaryDirectory() as folder:
+    # the kit also prints of its own
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
         yield Silence(Path(folder))
 
 
