@@ -14,7 +14,7 @@ from offlinerlkit_damo.analysis.runs import Run, settings_of
 from offlinerlkit_damo.compare.rows import config_hash
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.looks import looks
-from offlinerlkit_damo.report.results import SCORE, read_evaluations, read_progress
+from offlinerlkit_damo.report.results import SCORE, read_progress
 from offlinerlkit_damo.report.scores import LAST, on_common_grid
 from offlinerlkit_damo.training.run_folder import is_finished
 
@@ -108,7 +108,7 @@ def draw_alpha(runs: Sequence[Run]) -> Drawn:
         "runs": [settings_of(run) for run in chosen],
         "left_out": [run.name for run in runs if run not in chosen],
         "missing_seeds": _missing_seeds(table),
-        "fewer_evaluations": [run.name for run in chosen if len(read_evaluations(run.folder)) < LAST],
+        "fewer_evaluations": [run.name for run in chosen if len(run.evaluations) < LAST],
     }
     return Drawn(figure, table, about)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -51,9 +52,14 @@ class Run:
     def score(self) -> float | None:
         """The mean of its last evaluations, normalised points; None if it has none."""
         try:
-            return float(read_evaluations(self.folder)["score"].tail(LAST).mean())
+            return float(self.evaluations["score"].tail(LAST).mean())
         except UserError:
             return None
+
+    @cached_property
+    def evaluations(self) -> pd.DataFrame:
+        """As `read_evaluations`, which may raise."""
+        return read_evaluations(self.folder)
 
     @cached_property
     def config(self) -> Config:

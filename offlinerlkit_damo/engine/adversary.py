@@ -13,6 +13,7 @@ from offlinerlkit_damo.engine.adam import fused_step
 from offlinerlkit_damo.engine.dynamics import decay_by
 from offlinerlkit_damo.engine.likelihood import EnsembleLikelihood, negative_log_likelihood
 from offlinerlkit_damo.kit import ReplayBuffer
+from offlinerlkit_damo.kit.contract import spelt
 
 LOGVAR_LOSS_COEF = 0.001  # the host's, here
 
@@ -37,9 +38,7 @@ class Adversary:
 
     @property
     def _optim(self) -> torch.optim.Optimizer:
-        # the kit's name is a letter short
-        name = "dynamics_adv_optim" if hasattr(self._policy, "dynamics_adv_optim") else "_dynmics_adv_optim"
-        optim: torch.optim.Optimizer = getattr(self._policy, name)
+        optim: torch.optim.Optimizer = getattr(self._policy, spelt(self._policy, "dynamics_adv_optim"))
         return optim
 
     @torch.no_grad()

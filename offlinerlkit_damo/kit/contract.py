@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 COMMIT = "e3ce697"
 """The commit of OfflineRL-Kit that has all of this."""
+SPELLINGS = {"_deteterministic_backup": "_deterministic_backup", "_dynmics_adv_optim": "dynamics_adv_optim"}
+"""Attributes of policies as the kit spells them, and as the stand-in does."""
 OWN = object()
 """Stands for a default that each host has of its own."""
 
@@ -116,6 +118,12 @@ METHODS = {
     "Logger": "log_hyperparameters logkv logkv_mean dumpkvs log set_timestep set_level close "
     "record_dir checkpoint_dir model_dir result_dir",
 }
+
+
+def spelt(policy: Any, name: str) -> str:
+    """What a policy of either host calls the attribute that the stand-in calls `name`."""
+    theirs = next((kits for kits, ours in SPELLINGS.items() if ours == name), name)
+    return theirs if hasattr(policy, theirs) else name
 
 
 def misfit(names: Mapping[str, Any]) -> str | None:

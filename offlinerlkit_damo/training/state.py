@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from offlinerlkit_damo.damo.misfits import why_not_loaded
+from offlinerlkit_damo.kit.contract import SPELLINGS, spelt
 
-SPELLINGS = {"_deteterministic_backup": "_deterministic_backup", "._dynmics_adv_optim": ".dynamics_adv_optim"}
-"""What the kit calls what the stand-in calls otherwise; states have the latter, so that one host's can be continued on the other."""
 STANDINS = {"_target_floor", "_legacy_logsumexp"}
 """Options that only the stand-in's classes have: no state, they come with the configuration."""
 
@@ -59,13 +58,12 @@ def check_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def optimisers(policy: Any) -> dict[str, torch.optim.Optimizer]:
-    """Every optimiser of a policy and of its parts, by where it hangs."""
+    """Every optimiser of a policy and of its parts, by where it hangs; by the stand-in's names, so that either host can go on from them."""
     found = {}
     for path, module in policy.named_modules():
         for name, value in vars(module).items():
             if isinstance(value, torch.optim.Optimizer):
-                where = f"{path}.{name}"
-                found[SPELLINGS.get(where, where)] = value
+                found[f"{path}.{SPELLINGS.get(name, name)}"] = value
     return found
 
 
@@ -76,8 +74,7 @@ def numbers(policy: Any) -> dict[str, int | float | bool]:
 
 def set_number(policy: Any, name: str, value: float) -> None:
     """Set one of `numbers`."""
-    spelt = (theirs for theirs, ours in SPELLINGS.items() if ours == name and theirs in vars(policy))
-    setattr(policy, next(spelt, name), value)
+    setattr(policy, spelt(policy, name), value)
 
 
 def _values(policy: Any) -> dict[str, Tensor | int | float | bool]:

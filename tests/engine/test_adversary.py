@@ -17,6 +17,7 @@ from offlinerlkit_damo.engine.dynamics import RoutedDynamics
 from offlinerlkit_damo.engine.likelihood import EnsembleLikelihood
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.kit import EnsembleDynamicsModel, RAMBOPolicy, StandardScaler
+from offlinerlkit_damo.kit.contract import spelt
 
 E, ELITES, ROWS = 4, [3, 0], 20
 FIGURES = ["all_loss", "sl_loss", "adv_loss", "adv_advantage", "adv_log_prob"]
@@ -218,7 +219,6 @@ def test_without_weight_an_infinite_value_leaves_the_model_alone() -> None:
 
 def test_another_optimiser_is_refused() -> None:
     policy = rambo(with_maximin_objective(RAMBOPolicy))
-    name = "dynamics_adv_optim" if hasattr(policy, "dynamics_adv_optim") else "_dynmics_adv_optim"
-    setattr(policy, name, torch.optim.SGD(policy.dynamics.model.parameters()))
+    setattr(policy, spelt(policy, "dynamics_adv_optim"), torch.optim.SGD(policy.dynamics.model.parameters()))
     with pytest.raises(UserError, match=r"with torch\.optim\.Adam; this is SGD"):
         accelerate(policy)
