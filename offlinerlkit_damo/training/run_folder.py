@@ -23,7 +23,7 @@ from offlinerlkit_damo.errors import Stopped, UserError
 from offlinerlkit_damo.files import check_writable, save_json, sole_lock, sweep
 from offlinerlkit_damo.kit import HOST
 from offlinerlkit_damo.tasks import OfflineDataset, Task
-from offlinerlkit_damo.training.scaling import standardised
+from offlinerlkit_damo.training.scaling import statistics
 
 FACTS = "run.json"
 RESULTS = Path("result") / "results.json"
@@ -56,7 +56,7 @@ def make_run_folder(config: Config) -> Path:
 def run_facts(config: Config, task: Task, dataset: OfflineDataset) -> dict[str, Any]:
     """What is needed to read, or to repeat, a result: configuration, data, host, versions and commit."""
     mean_return = dataset.mean_return if math.isfinite(dataset.mean_return) else None  # no finished episode, no mean
-    return {
+    facts: dict[str, Any] = {
         "config": config.flat(),
         "task": dataclasses.asdict(task),
         "dataset": {
@@ -78,14 +78,12 @@ def run_facts(config: Config, task: Task, dataset: OfflineDataset) -> dict[str, 
             "python": platform.python_version(),
         },
         "commit": git_commit(),
-        # what the simulator's observations are standardised with before the policy sees them; no host saves it with the policy
-        **({"standardised": _statistics(dataset)} if config.algo_name == "rambo" else {}),
     }
-
-
-def _statistics(dataset: OfflineDataset) -> dict[str, list[float]]:
-    _, scaler = standardised(dataset)
-    return {name: np.asarray(value).ravel().tolist() for name, value in (("mean", scaler.mu), ("std", scaler.std))}
+    if config.algo_name == "rambo":
+        # what the simulator's observations are standardised with before the policy sees them; no host saves it with the policy
+        mean, std = statistics(dataset)
+        facts["standardised"] = {"mean": mean[0].tolist(), "std": std[0].tolist()}
+    return facts
 
 
 def git_commit() -> str | None:
