@@ -103,11 +103,13 @@ def _report(arguments: argparse.Namespace) -> None:
         from offlinerlkit_damo.report.comparison import write_report
 
         first = arguments.runs[0]
-        print(write_report(arguments.runs, arguments.out or (first.parent if first.is_file() else first)))
+        print(write_report(arguments.runs, arguments.out or (first.parent if first.is_file() else first), arguments.format))
         return
     for path in arguments.runs:
         if not (path / FACTS).exists():
             raise UserError(f"{str(path)!r} is neither a run's folder, with {FACTS}, nor a comparison's, with {ROWS}")
+    if arguments.format is not None:
+        raise UserError("--format is for a comparison's figures; the file of a run's curve ends as it should be written, --out curve.pdf")
     from offlinerlkit_damo.report.curve import draw_learning_curve
 
     out = arguments.out or Path("learning_curve.png")
@@ -222,6 +224,7 @@ def command_line() -> Parser:
     figure = commands.add_parser("report", help="draw the learning curves of run folders, or write the report of a comparison")
     figure.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of one task, or comparisons (or their rows.csv)")
     figure.add_argument("--out", type=Path, metavar="PATH", help="figure to write [learning_curve.png]; a report's folder [the first RUN]")
+    figure.add_argument("--format", choices=("png", "svg", "pdf"), help="of a comparison: its figures as files beside the page, too")
     figure.set_defaults(run=_report)
 
     compare = commands.add_parser("compare", help="run algorithms side by side, on the same tasks, seeds and dynamics models")

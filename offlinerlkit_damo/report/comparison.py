@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.files import check_writable, save_text
+from offlinerlkit_damo.files import check_writable, replacing, save_text
 from offlinerlkit_damo.report import page, pairs, panels, statistics
 from offlinerlkit_damo.report.figures import SUFFIXES
 from offlinerlkit_damo.report.looks import Look, looks
@@ -59,12 +61,22 @@ class Section:
     table: pd.DataFrame
 
 
-def write_report(folders: Sequence[Path], out: Path) -> Path:
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of the report: `name` is its file's, `alt` for those who cannot see it."""
+
+    name: str
+    figure: Figure
+    caption: str
+    alt: str
+
+
+def write_report(folders: Sequence[Path], out: Path, figure_format: str | None = None) -> Path:
     """Write report.html, its tables as scores.md and scores.tex, their numbers as scores.csv and run_scores.csv; returns the page's path.
 
     From the rows of one or more comparisons, their folders or the files themselves; what contestants changed from their folders' runs, if
-    these are there. A run's score is the mean of its last ten evaluations. Raises UserError as `read_rows` does, and for a file as
-    `out`.
+    these are there. A run's score is the mean of its last ten evaluations. `figure_format` ("png", "svg" or "pdf") also writes the
+    page's figures as files of their own. Raises UserError as `read_rows` does, and for a file as `out`.
     """
     if out.suffix in (*SUFFIXES, ".html") or out.is_file():
         raise UserError(f"{str(out)!r} is the name of a file; a comparison's report is several, so name a folder with --out")
@@ -94,19 +106,29 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     tasks = sorted(map(str, rows["task"].unique()))
     where = tasks[0] if len(tasks) == 1 else f"{len(tasks)} tasks"
     figures = _over_all_runs(aggregates, complete, drawn) if overall else []
-    of_tasks = [_of_task(str(task), group, drawn, means.get(str(task)), rows) for task, group in curves(rows).groupby("task", sort=True)]
+    of_tasks = {
+        str(task): _of_task(str(task), group, drawn, means.get(str(task)), rows) for task, group in curves(rows).groupby("task", sort=True)
+    }
     parts = [
         page.facts(origin(rows, scores)),
         page.notes(told),
         *_html(measured),
         *_html(overall),
-        *figures,
+        *map(_figure, figures),
         *_html(paired),
-        *(part for parts in of_tasks for part in parts),
+        *(part for task, drawings in of_tasks.items() for part in (page.heading(task), *map(_figure, drawings))),
     ]
     title = f"Comparison of {len(drawn)} {'contestant' if len(drawn) == 1 else 'contestants'} on {where}"
     save_text(page.page(title, parts), out / "report.html")
+    if figure_format is not None:
+        for x in (*figures, *(x for drawings in of_tasks.values() for x in drawings)):
+            with replacing(out / f"{x.name}.{figure_format}") as temporary:
+                x.figure.savefig(temporary, format=figure_format, dpi=150)
     return out / "report.html"
+
+
+def _figure(x: Drawing) -> str:
+    return page.figure(x.figure, x.caption, x.alt)
 
 
 def _html(sections: Sequence[Section]) -> list[str]:
@@ -143,14 +165,16 @@ def _overall(aggregates: Mapping[str, Mapping[str, Interval]], tasks: int) -> li
 
 def _over_all_runs(
     aggregates: Mapping[str, Mapping[str, Interval]], complete: Mapping[str, Scores], drawn: Mapping[str, Look]
-) -> list[str]:
+) -> list[Drawing]:
     return [
-        page.figure(
+        Drawing(
+            "intervals",
             panels.intervals(aggregates, drawn),
             "The table's figures with their intervals.",
             "Dots with bars: the numbers of the table above.",
         ),
-        page.figure(
+        Drawing(
+            "profiles",
             panels.profiles(complete, drawn),
             "Performance profiles: the share of runs above a score, higher is better.",
             "Performance profiles. Shares of runs above 50 points: "
@@ -161,12 +185,13 @@ def _over_all_runs(
 
 def _of_task(
     task: str, evaluations: pd.DataFrame, drawn: Mapping[str, Look], dataset_mean: float | None, rows: pd.DataFrame
-) -> list[str]:
+) -> list[Drawing]:
+    name = re.sub(r"[^\w.-]+", "_", task)
     last = evaluations.groupby(["label", "seed"]).tail(1).groupby("label")["score"].mean()
     ends = f"{task}. Mean scores of the last evaluation: " + ", ".join(f"{label} {last[label]:.1f}" for label in drawn if label in last)
     found = [
-        page.heading(task),
-        page.figure(
+        Drawing(
+            f"{name}_curves",
             panels.learning_curves(evaluations, drawn, dataset_mean),
             "Learning curves. Thin: every seed, unsmoothed; thick: their mean, where all seeds were evaluated.",
             f"Learning curves on {ends}",
@@ -177,14 +202,17 @@ def _of_task(
         machines = [str(name) for name in rows[rows["task"] == task]["machine"].dropna().unique()]
         if len(machines) > 1:
             caption += f" These runs were made on {len(machines)} machines ({', '.join(machines)}): times of different ones do not compare."
-        found.append(page.figure(panels.wall_clock(evaluations, drawn), caption, f"Wall-clock against score on {ends}"))
+        found.append(
+            Drawing(f"{name}_wall-clock", panels.wall_clock(evaluations, drawn), caption, f"Wall-clock against score on {ends}")
+        )
     valued = evaluations.dropna(subset=["q_data", "worth"])
     if len(valued):
         ends = ", ".join(
             f"{label} {ours['q_data'].mean():.0f} against {ours['worth'].mean():.0f}"
             for label, ours in valued.groupby(["label", "seed"]).tail(1).groupby("label")
         )
-        found.append(page.figure(panels.values(valued, drawn), VALUES, f"Value estimate against real return on {task}, at the end: {ends}"))
+        alt = f"Value estimate against real return on {task}, at the end: {ends}"
+        found.append(Drawing(f"{name}_values", panels.values(valued, drawn), VALUES, alt))
     return found
 
 

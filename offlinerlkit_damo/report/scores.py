@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,10 @@ RUN = ["task", "label", "seed"]
 
 
 def read_rows(paths: Sequence[Path]) -> pd.DataFrame:
-    """The rows of one or more comparisons. Raises UserError for files that are no such tables, empty, damaged, or that share a run."""
+    """The rows of one or more comparisons: folders, or tables themselves, also packed as .csv.gz.
+
+    Raises UserError for files that are no such tables, empty, damaged, or that share a run.
+    """
     tables: list[pd.DataFrame] = []
     for path in paths:
         file = path / ROWS if path.is_dir() else path
@@ -34,7 +38,7 @@ def read_rows(paths: Sequence[Path]) -> pd.DataFrame:
             table = pd.read_csv(file, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False, na_values=[""])
         except FileNotFoundError:
             raise UserError(f"{str(path)!r} has no {ROWS}; give the folder of a comparison that `compare` made") from None
-        except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
+        except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, EOFError, zlib.error):
             raise UserError(f"{str(file)!r} is no table of a comparison; run `compare` again to have it gathered anew") from None
         except OSError as error:
             raise UserError(f"cannot read {str(file)!r} ({error.strerror or error})") from None

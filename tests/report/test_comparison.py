@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from offlinerlkit_damo.__main__ import main
 from offlinerlkit_damo.config import resolve
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report import statistics
@@ -384,6 +385,34 @@ def test_what_no_run_can_have_is_broken(column: str, value: object, tmp_path: Pa
     table.to_csv(folder / "rows.csv", index=False)
     with pytest.raises(UserError, match="1 broken rows, the first in line 5"):
         read_rows([folder])
+
+
+def test_packed_rows_are_the_same_rows(tmp_path: Path) -> None:
+    folder = rows_of(tmp_path)
+    packed = tmp_path / "kept.csv.gz"
+    pd.read_csv(folder / "rows.csv").to_csv(packed, index=False)
+    pd.testing.assert_frame_equal(read_rows([packed]), read_rows([folder]))
+    whole = packed.read_bytes()
+    for part in (whole[:-200], whole[:40] + bytes(40) + whole[80:], b"not packed"):
+        packed.write_bytes(part)
+        with pytest.raises(UserError, match=r"kept\.csv\.gz'"):
+            read_rows([packed])
+
+
+def test_figures_as_files(tmp_path: Path) -> None:
+    folder = rows_of(tmp_path / "comparison")
+    write_report([folder], tmp_path / "page")
+    assert not list((tmp_path / "page").glob("*.pdf"))
+    main(["report", str(folder / "rows.csv"), "--out", str(tmp_path / "out"), "--format", "pdf"])
+    of_tasks = {f"hopper-{quality}_{what}" for quality in ("medium", "random") for what in ("curves", "wall-clock", "values")}
+    files = sorted((tmp_path / "out").glob("*.pdf"))
+    assert {path.stem for path in files} == {"intervals", "profiles"} | of_tasks
+    assert all(path.read_bytes().startswith(b"%PDF") for path in files)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    with pytest.raises(UserError, match="--format is for a comparison's figures"):
+        main(["report", str(run), "--format", "pdf"])
 
 
 def test_broken_tables_are_one_sentence(tmp_path: Path) -> None:
