@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from offlinerlkit_damo.analysis.settings import Settings
 from offlinerlkit_damo.data_command import add_data_flags
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.flags import Parser, add_config_flags, listed, parse_config, run_command, train_and_report, train_fleet_and_report
+
+if TYPE_CHECKING:
+    from offlinerlkit_damo.training.saved import SavedPolicy
 
 ABOUT = "DAMO (arXiv 2502.00850) and other offline algorithms on OfflineRL-Kit. `COMMAND --help` has a command's flags."
 HOST_VARIABLE = "OFFLINERLKIT_DAMO_HOST"  # kit.host's, which cannot be imported before it is set
@@ -42,13 +47,25 @@ def _dynamics(arguments: argparse.Namespace) -> None:
         print("no models")
 
 
+def _loaded(path: Path) -> SavedPolicy:
+    from offlinerlkit_damo.training.saved import load_policy
+
+    policy = load_policy(path)
+    if policy.algo_name is None:
+        print(
+            f"{path}: no run's folder says which algorithm made it; taken for a policy of raw observations, which RAMBO's are not",
+            file=sys.stderr,
+        )
+    return policy
+
+
 def _evaluate(arguments: argparse.Namespace) -> None:
     from offlinerlkit_damo.files import check_writable, save_json
-    from offlinerlkit_damo.training.saved import evaluate, load_policy
+    from offlinerlkit_damo.training.saved import evaluate
 
     if arguments.json is not None:
         check_writable(arguments.json.parent)  # before minutes of simulation
-    policy = load_policy(arguments.path)
+    policy = _loaded(arguments.path)
     options = {"task": arguments.task, "seed": arguments.seed, "deterministic": not arguments.stochastic}
     if arguments.video is not None:
         from offlinerlkit_damo.training.video import film_episode
@@ -67,9 +84,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _export(arguments: argparse.Namespace) -> None:
     from offlinerlkit_damo.training.export import export_policy
-    from offlinerlkit_damo.training.saved import load_policy
 
-    difference = export_policy(load_policy(arguments.path), arguments.out)
+    difference = export_policy(_loaded(arguments.path), arguments.out)
     print(f"{arguments.out}: obs f32 [B, d] -> actions f32 [B, a], equal to the policy's mode within {difference:.1e}")
 
 

@@ -19,6 +19,7 @@ from offlinerlkit_damo.errors import UserError
 
 COMMIT = "e3ce69793766d02660217d4dfc0af4693a5531bd"
 URL = "https://github.com/yihaosun1124/OfflineRL-Kit"
+CRLF = b"\r\n"
 
 
 @dataclass(frozen=True)
@@ -136,12 +137,14 @@ def _files(root: Path, patches: Sequence[Patch]) -> dict[str, _File]:
     """
     tracked = set(_names(_git(root, "ls-tree", "-r", "-z", "--name-only", "HEAD")))
     names = dict.fromkeys(name for patch in patches for name in patch.additions)
-    # as they are checked out: where core.autocrlf is set, with Windows' line ends, which git then takes for the kit's own
-    originals = {name: _git(root, "cat-file", "--filters", f"HEAD:{name}") if name in tracked else None for name in names}
-    line_end = b"\r\n" if any(b"\r\n" in (text or b"") for text in originals.values()) else b"\n"
+    present = {name: _read(root / name) for name in names}
+    windows = any(CRLF in (text or b"") for text in present.values())
     files = {}
-    for name, original in originals.items():
-        current = _read(root / name)
+    for name, current in present.items():
+        # where core.autocrlf is set files may have Windows' line ends or the kit's own, and git takes either for the kit's
+        line_end = CRLF if (CRLF in current if current and b"\n" in current else windows) else b"\n"
+        kind = "--filters" if line_end == CRLF else "blob"
+        original = _git(root, "cat-file", kind, f"HEAD:{name}") if name in tracked else None
         touching = tuple(patch for patch in patches if name in patch.additions)
         subsets = chain.from_iterable(combinations(touching, size) for size in range(len(touching) + 1))
         applied = next((frozenset(p.name for p in some) for some in subsets if _text(name, original, some, line_end) == current), None)

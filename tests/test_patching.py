@@ -173,6 +173,18 @@ def test_windows_line_ends(small: Path, tmp_path: Path) -> None:
     assert git(command, "status", "--porcelain") == ""
 
 
+def test_a_checkout_from_before_autocrlf_was_set(small: Path) -> None:
+    """Its files keep their line ends, and git takes them for its own."""
+    git(small, "config", "core.autocrlf", "true")
+    (small / "offlinerlkit" / "trainer.py").touch()
+    assert patching.examine(small) == NOT_APPLIED
+    patching.apply(small)
+    assert contents(small) == PATCHED
+    assert patching.examine(small) == APPLIED
+    patching.revert(small)
+    assert contents(small) == ORIGINAL
+
+
 SUBSETS = [some for size in (1, 2) for some in itertools.combinations(SMALL_PATCHES, size)]
 
 

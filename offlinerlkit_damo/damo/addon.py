@@ -39,8 +39,8 @@ def with_maximin_objective(policy_class: type[Any]) -> type[Any]:
 
     Its own penalty stays in the reward (MOPO's, MOBILE's), its own way with the dynamics stays too (RAMBO's). Same arguments, and the
     keyword `config`. Raises UserError as `with_data_alignment`, for a class without `actforward` and `_sync_weight`, for one with a
-    `learn` of its own, which would be lost, unless it comes with `compute_lcb`, whose penalty stays; for one that is data-aligned already
-    (the other order works) and for COMBO, whose conservative term is part of the loss that would go.
+    `learn` of its own, which would be lost, unless the same class has `compute_lcb`, whose penalty stays; for one that is data-aligned
+    already (the other order works) and for COMBO, whose conservative term is part of the loss that would go.
     """
     return _mix(MaximinObjective, policy_class, "actforward", "_sync_weight")
 
@@ -76,9 +76,11 @@ def _check_replaceable(policy_class: type[Any]) -> None:
     if issubclass(policy_class, CQLPolicy):
         raise UserError(f"{name}'s conservative term is part of the critics' loss that the maximin objective replaces")
     for part in policy_class.__mro__:
-        if part in HOST_STEPS or "compute_lcb" in vars(part):
+        if part in HOST_STEPS:
             return
         if "learn" in vars(part):
+            if "compute_lcb" in vars(part):
+                return
             raise UserError(
                 f"{name}'s own learn (of {part.__name__}) would never run, since the maximin objective takes its place; put what it does "
                 "into a subclass of with_maximin_objective(...), or give its penalty of synthetic rows as compute_lcb and _penalty_coef"

@@ -18,6 +18,11 @@ def require(policy: Any, *names: str) -> None:
         raise UserError(f"{type(policy).__name__} cannot be made: the policy that it extends has no attribute {' and no '.join(missing)}")
 
 
+def joint_critics(policy: Any) -> bool:
+    """Whether a policy has `critics` under one optimiser (MOBILE), and not twins with one each, which it may have a list of besides."""
+    return hasattr(policy, "critics") and not hasattr(policy, "critic1")
+
+
 def sizes(policy: Any) -> tuple[int, int]:
     """Sizes of observation and action, d and a.
 
@@ -27,9 +32,9 @@ def sizes(policy: Any) -> tuple[int, int]:
     own: Any = getattr(policy, "obs_dim", None), getattr(policy, "action_dim", None)
     if all(isinstance(size, Integral) for size in own):
         return int(own[0]), int(own[1])
-    joint = hasattr(policy, "critics")
-    require(policy, "actor", "critics" if joint else "critic1")
-    obs_dim, both = _inputs(policy.actor), _inputs(policy.critics if joint else policy.critic1)
+    critic = "critics" if joint_critics(policy) else "critic1"
+    require(policy, "actor", critic)
+    obs_dim, both = _inputs(policy.actor), _inputs(getattr(policy, critic))
     if not 0 < obs_dim < both:
         raise UserError(
             f"{type(policy).__name__} cannot tell the sizes of observation and action from the first linear layers of actor and critic; "
@@ -47,7 +52,7 @@ def _inputs(network: Any) -> int:
 def why_not_loaded(policy: str, own: Mapping[str, Any], given: Mapping[str, Any]) -> str | None:
     """Why the state `given` does not fit the policy called `policy`, whose state is `own`, as a sentence; None where it does."""
     shared = [key for key in own if key in given]
-    other = [key for key in shared if getattr(own[key], "shape", None) != getattr(given[key], "shape", None)]
+    other = [key for key in shared if _size(own[key]) != _size(given[key])]
     reasons = []
     if _kind(own) != _kind(given):
         reasons.append(f"it looks like the state of {_kind(given)}, and this is {_kind(own)}")
@@ -55,9 +60,14 @@ def why_not_loaded(policy: str, own: Mapping[str, Any], given: Mapping[str, Any]
         parts = {"lacks": own.keys() - given.keys(), "has besides": given.keys() - own.keys()}
         reasons += [f"it {verb} {_first(sorted(keys))}" for verb, keys in parts.items() if keys]
     if other:
-        theirs, ours = (tuple(state[other[0]].shape) for state in (given, own))
+        theirs, ours = (_size(state[other[0]]) for state in (given, own))
         reasons.append(f"its sizes differ, {theirs} and not {ours} in {_first(other)}")
     return f"{policy} cannot load this state: {'; '.join(reasons)}" if reasons else None
+
+
+def _size(value: Any) -> Any:
+    """A tensor's shape; of anything else, which is no weight, its kind."""
+    return tuple(value.shape) if hasattr(value, "shape") else type(value).__name__
 
 
 def _first(keys: list[str]) -> str:

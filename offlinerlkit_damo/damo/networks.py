@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from offlinerlkit_damo.damo.misfits import joint_critics
 from offlinerlkit_damo.freezing import frozen
 
 
@@ -28,7 +29,7 @@ class Networks:
 
     def __init__(self, policy: Any) -> None:
         self.policy = policy
-        self.joint = hasattr(policy, "critics")
+        self.joint = joint_critics(policy)
         if self.joint:
             self.online, self.old, self.critic_optims = policy.critics, policy.critics_old, (policy.critics_optim,)
         else:
@@ -81,7 +82,7 @@ class Networks:
 def attributes(policy: Any) -> list[str]:
     """What a host policy must have for a learning step: actor, critics and their optimisers, discount and temperature."""
     names = ["actor", "actor_optim", "_gamma", "_alpha", "_is_auto_alpha"]
-    if hasattr(policy, "critics"):
+    if joint_critics(policy):
         names += ["critics_old", "critics_optim"]
     else:
         names += ["critic1", "critic2", "critic1_old", "critic2_old", "critic1_optim", "critic2_optim"]

@@ -48,10 +48,10 @@ class Terms(HostPolicy):
         self._steps += 1
         return super().learn(batch)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As the host policy's. Raises RuntimeError, in one sentence, for the state of another algorithm or of other sizes."""
         try:
-            return super().load_state_dict(state_dict, strict, assign)
+            return super().load_state_dict(state_dict, *args, **kwargs)
         except RuntimeError:
             reason = why_not_loaded(type(self).__name__, self.state_dict(), state_dict)
             if reason is None:

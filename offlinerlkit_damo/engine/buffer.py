@@ -104,12 +104,16 @@ class DeviceReplayBuffer(ReplayBuffer):
         return {"rows": self._rows[:size].clone(), "pointer": pointer}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave. Raises ValueError for rows that do not fit."""
-        rows = state["rows"]
-        if len(rows) > self._max_size or rows.shape[1:] != self._rows.shape[1:]:
+        """Put back what `state_dict` gave, of a larger buffer the newest rows. Raises ValueError for rows of another width."""
+        rows, pointer = state["rows"], state["pointer"]
+        if rows.shape[1:] != self._rows.shape[1:]:
             raise ValueError(f"rows {tuple(rows.shape)} do not fit a buffer of {tuple(self._rows.shape)}")
+        if len(rows) > self._max_size or (len(rows) < self._max_size and pointer != len(rows)):
+            # the ring that it was had another size: its oldest row, which stood at the pointer, goes first
+            rows = rows.roll(-pointer, 0)[-self._max_size :]
+            pointer = len(rows)
         self._rows[: len(rows)] = rows
-        self._size, self._ptr = len(rows), state["pointer"]
+        self._size, self._ptr = len(rows), pointer % self._max_size
 
     def sample_all(self) -> dict[str, np.ndarray]:
         """Every stored row as numpy arrays, in the host's keys."""

@@ -110,12 +110,12 @@ METHODS = {
     "MOBILEPolicy": "train eval select_action learn actforward _sync_weight rollout compute_lcb",
     "COMBOPolicy": "rollout learn",
     "RAMBOPolicy": "rollout learn pretrain load update_dynamics",
-    "MBPolicyTrainer": "train _evaluate",
+    "MBPolicyTrainer": "train",
     "EnsembleDynamics": "step sample_next_obss format_samples_for_training train learn validate select_elites save load",
     "EnsembleDynamicsModel": "forward load_save update_save get_decay_loss set_elites random_elite_idxs",
-    "ReplayBuffer": "add add_batch load_dataset normalize_obs sample sample_all",
-    "StandardScaler": "fit transform inverse_transform save_scaler load_scaler transform_tensor",
-    "Logger": "log_hyperparameters logkv logkv_mean dumpkvs log set_timestep set_level close "
+    "ReplayBuffer": "add_batch load_dataset normalize_obs sample sample_all",
+    "StandardScaler": "fit transform transform_tensor",
+    "Logger": "log_hyperparameters logkv dumpkvs log set_timestep close "
     "record_dir checkpoint_dir model_dir result_dir",
 }
 

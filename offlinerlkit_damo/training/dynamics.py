@@ -105,8 +105,9 @@ def prepare_dynamics(
     """A trained ensemble and its facts: id, seconds of training and the elites' mean squared error on rows held out of it.
 
     Loads `load_dynamics_path` if given (whose held-out rows are not known), else the stored model of the same host, dataset, settings
-    and seed, else trains and stores one. `scaler` as for `build_dynamics`. `own` is the folder of the run's own copy: the same model is
-    loaded from there if it has one, else copied there, so that the run can be continued whatever becomes of the store.
+    and seed, else trains and stores one. `scaler` as for `build_dynamics`. `own` is the folder of the run's own copy: the model for the
+    same dataset, settings and seed is loaded from there if it has one, whichever host trained it, else copied there, so that the run can be
+    continued whatever becomes of the store.
     """
     seed_everything(config.model_seed)  # its first weights are drawn here
     dynamics = build_dynamics(config, dataset.obs_dim, dataset.action_dim, scaler)
@@ -114,7 +115,9 @@ def prepare_dynamics(
     origin = {"id": None, "path": given, "holdout_mse": None} if given is not None else {"id": dynamics_id(config, dataset.fingerprint)}
     if own is not None and own.is_dir():
         facts = read_model_facts(own)
-        if all(facts.get(name) == origin.get(name) for name in ("id", "path")):
+        # of the other host it is still the run's model, which training anew would replace
+        same = {"fingerprint": dataset.fingerprint, "settings": json.loads(json.dumps(_settings(config)))}
+        if facts.get("path") == given and (facts.get("id") == origin["id"] or same.items() <= facts.items()):
             load_dynamics(dynamics, own)
             return dynamics, facts
     if given is not None:
@@ -133,7 +136,8 @@ def _stored(config: Config, dynamics: RoutedDynamics, dataset: OfflineDataset, l
     folder = stored_folder(key)
     with locked(key):
         if not folder.exists():
-            facts = {"id": key, "task": config.task, "dataset": dataset.name, "settings": _settings(config)}
+            about = {"task": config.task, "dataset": dataset.name, "fingerprint": dataset.fingerprint}
+            facts = {"id": key, **about, "settings": _settings(config)}
             save_model(dynamics, folder, facts | _train(config, dynamics, dataset, logger))
         # loaded even when just trained, so that the first run and the later ones use the same bits
         facts = stored_facts(key)

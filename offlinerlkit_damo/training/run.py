@@ -37,7 +37,7 @@ from offlinerlkit_damo.training.resume import check_unchanged, identity, open_ru
 from offlinerlkit_damo.training.run_folder import RESULTS, locked, make_run_folder, read_facts, recorded, run_facts, run_parent
 from offlinerlkit_damo.training.scaling import standardised
 from offlinerlkit_damo.training.starts import DiscountedStarts
-from offlinerlkit_damo.training.state import restore_policy
+from offlinerlkit_damo.training.state import check_weights, restore_policy
 from offlinerlkit_damo.training.stopping import StopRequest
 from offlinerlkit_damo.training.trainer import DAMOTrainer
 
@@ -122,18 +122,20 @@ def open_run_folder(config: Config, task: Task, dataset: OfflineDataset, *, resu
         if resume is not None:
             checkpoint, changes = open_run(resume, facts, force=force)
             if checkpoint is not None and changes:
-                _check_policy(config, dataset, checkpoint, folder)
+                _check_fit(config, dataset, checkpoint["state"], folder)
             facts["parts"] = read_facts(folder).get("parts", [])
         with recorded(folder, facts), _explained(config, folder):
             yield Run(config, dataset, folder, facts, checkpoint, changes, identity(facts))
 
 
-def _check_policy(config: Config, dataset: OfflineDataset, checkpoint: dict[str, Any], folder: Path) -> None:
-    """Raise UserError unless a policy of these options takes the checkpoint's state, before anything in the folder is touched."""
+def _check_fit(config: Config, dataset: OfflineDataset, state: dict[str, Any], folder: Path) -> None:
+    """Raise UserError unless what these options build takes the checkpoint's state, before anything in the folder is touched."""
     dynamics = build_dynamics(config, dataset.obs_dim, dataset.action_dim) if config.algo_name in MODEL_BASED else None
     policy, _ = build_policy(config, dynamics, dataset.obs_dim, dataset.action_dim, dataset=dataset)
     with _fitting(folder):
-        restore_policy(policy, checkpoint["state"]["policy"])
+        restore_policy(policy, state["policy"])
+        if "dynamics" in state and dynamics is not None:  # RAMBO's, which changes
+            check_weights(dynamics.model, state["dynamics"])
 
 
 @contextmanager

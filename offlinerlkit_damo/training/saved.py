@@ -60,7 +60,7 @@ class SavedPolicy:
         self._actor.eval()
         self._statistics = statistics
         if algo_name == "rambo" and statistics is None:
-            raise ValueError("a policy of RAMBO sees standardised observations, and the folder does not have their statistics")
+            raise ValueError("a policy of RAMBO sees standardised observations, whose statistics are in its run's folder alone (run.json)")
 
     @torch.no_grad()
     def select_action(self, obs: NDArray[Any], deterministic: bool = True) -> NDArray[np.float32]:
@@ -120,24 +120,30 @@ def load_policy(run: str | Path) -> SavedPolicy:
         origin = _origin(path)
     else:
         weights, origin = path, _origin(path.parent.parent)
-    state = _checkpointed(weights) if weights.suffix == ".ckpt" else None
+    state = None
+    if weights.suffix == ".ckpt":
+        state, algo_name = _checkpointed(weights)
+        origin["algo_name"] = algo_name
     try:
         if state is None:
             state = torch.load(weights, map_location="cpu", weights_only=True)
+        if "obs_mu" in state and origin.get("statistics") is None:  # RAMBO's files once had them
+            origin["statistics"] = state["obs_mu"].numpy(), state["obs_std"].numpy()
         return SavedPolicy(state, **origin)
     except Exception as error:  # a damaged file makes the unpickler fail in any way
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{str(weights)!r} holds no policy that can be used ({reason})") from error
 
 
-def _checkpointed(path: Path) -> dict[str, Tensor]:
-    """The weights that a run evaluates, from one of its checkpoints: the averaged actor's where there is one."""
-    state = checkpoint.read(path)["state"]
+def _checkpointed(path: Path) -> tuple[dict[str, Tensor], str]:
+    """The weights that a run evaluates, from one of its checkpoints, the averaged actor's where there is one; and its algorithm."""
+    content = checkpoint.read(path)
+    state = content["state"]
     weights: dict[str, Tensor] = dict(state["policy"]["weights"])
     if "average" in state:
         names = [name for name in weights if name.startswith("actor.")]
         weights.update(zip(names, state["average"]["mean"], strict=True))
-    return weights
+    return weights, str(json.loads(content["about"]["config"])["algo_name"])
 
 
 def _origin(folder: Path) -> dict[str, Any]:

@@ -280,13 +280,13 @@ class DAMOTrainer(MBPolicyTrainer):
             self.lr_scheduler.load_state_dict(state["lr_scheduler"])
         if ours is not None:
             self._reconfigure(*ours, state)
-        if self._average is not None:
+        if self._average is not None and "average" in state:  # else it begins here
             self._average.load_state_dict(state["average"])
         if self.guards is not None:
             self.guards.load_state_dict(state["guards"])
         if not self._model_free:
             self._device_buffer().load_state_dict(state["fake_buffer"])
-        if self._dynamics_update_freq > 0:
+        if self._dynamics_update_freq > 0 and "dynamics" in state:
             self.policy.dynamics.model.load_state_dict(state["dynamics"])
         self._timestep, self._seconds = state["timestep"], state["seconds"]
         self._means, self.evaluations, self.warnings = state["means"], state["evaluations"], state["warnings"]

@@ -255,6 +255,16 @@ def test_sizes_that_the_networks_do_not_tell_are_the_policys_to_give(features: i
     assert (alignment.obs_dim, alignment.action_dim) == (OBS, ACT)
 
 
+@pytest.mark.parametrize("extend", [with_data_alignment, with_maximin_objective])
+def test_twins_may_be_in_a_list_besides(extend: Any) -> None:
+    class Listed(MOPOPolicy):
+        @property
+        def critics(self) -> list[Any]:
+            return [self.critic1, self.critic2]
+
+    assert np.isfinite(list(make(extend(Listed)).learn(make_batch(0, torch.float32)).values())).all()
+
+
 def test_a_batch_of_other_sizes_is_refused() -> None:
     policy = with_actor(Folded(OBS - 1))  # taken for the size of the observation
     with pytest.raises(UserError, match=r"of sizes \(4, 3\), its batches have \(5, 2\); .* give the policy the attributes obs_dim"):
@@ -276,10 +286,26 @@ class OwnMOBILE(MOBILEPolicy):
         return super().learn(batch)
 
 
-@pytest.mark.parametrize("policy_class", [Clipped, OwnMOBILE, type("Below", (Clipped,), {})])
+@pytest.mark.parametrize(
+    "policy_class", [Clipped, OwnMOBILE, type("Below", (Clipped,), {}), type("Penalised", (Clipped,), {"compute_lcb": lambda *_: 0})]
+)
 def test_a_learn_that_the_objective_would_drop_is_refused(policy_class: type[Any]) -> None:
     with pytest.raises(UserError, match=r"own learn \(of (Clipped|OwnMOBILE)\) would never run, .* put what it does into a subclass"):
         with_maximin_objective(policy_class)
+
+
+@pytest.mark.parametrize("extend", [with_data_alignment, with_maximin_objective])
+def test_a_way_of_loading_of_its_own_runs(extend: Any) -> None:
+    class Own(MOPOPolicy):
+        def load_state_dict(self, state_dict: Any) -> Any:  # type: ignore[override]
+            self.loaded = True
+            return super().load_state_dict(state_dict)
+
+    policy = make(extend(Own))
+    policy.load_state_dict(policy.state_dict())
+    assert policy.loaded
+    with pytest.raises(RuntimeError, match="cannot load this state: its sizes differ, float and not"):
+        policy.load_state_dict({**policy.state_dict(), "actor.backbone.model.0.weight": 0.0})
 
 
 def test_a_learn_on_top_of_the_objective_runs() -> None:

@@ -93,3 +93,24 @@ def test_normalize_obs_equals_the_hosts() -> None:
 def test_sampling_an_empty_buffer_says_so() -> None:
     with pytest.raises(UserError, match="empty"):
         make(DeviceReplayBuffer, 3).sample(2)
+
+
+@pytest.mark.parametrize("size", [4, 7, 10, 13])
+@pytest.mark.parametrize("stored", [3, 10, 14])
+def test_a_ring_of_another_size_keeps_the_newest_rows(size: int, stored: int) -> None:
+    """As if the last rows had been added to it, and every later one."""
+    before, after, want = make(DeviceReplayBuffer, 10), make(DeviceReplayBuffer, size), make(ReplayBuffer, size)
+    before.add_batch(**rows(stored))
+    after.load_state_dict(before.state_dict())
+    kept = min(stored, 10, size)
+    want.add_batch(**rows(kept, stored - kept))
+    for added in (1, 2, 4):
+        assert sorted(after.sample_all()["rewards"].ravel()) == sorted(want.sample_all()["rewards"].ravel())
+        for buffer in (after, want):
+            buffer.add_batch(**rows(added, 100 + added))
+
+
+def test_rows_of_another_width_are_refused() -> None:
+    wider = DeviceReplayBuffer(10, (3,), np.float32, 1, np.float32, "cpu")
+    with pytest.raises(ValueError, match=r"rows \(0, 7\) do not fit a buffer of \(10, 9\)"):
+        wider.load_state_dict(make(DeviceReplayBuffer, 10).state_dict())

@@ -414,6 +414,26 @@ def test_a_forced_resume_that_does_not_fit_changes_nothing_either(flags: list[st
     run(stopped, cache, "--resume", str(stopped), "--max-minutes", "none")  # as it was
 
 
+def test_a_forced_resume_may_begin_to_average_and_shrink_its_synthetic_data(stopped: Path, cache: Path) -> None:
+    changed = ["--rollout-batch-size", "7", "--actor-average", "5", "--force", "--max-minutes", "none"]
+    run(stopped, cache, "--resume", str(stopped), *changed)
+    assert len(table(stopped)) == 6
+    state = storage.read(stopped / "checkpoint" / "last.ckpt")["state"]
+    assert len(state["fake_buffer"]["rows"]) <= 7 * 2 * 5 and state["average"]["updates"] > 0
+
+
+def test_rambos_model_of_another_size_changes_nothing(cache: Path, tmp_path: Path) -> None:
+    """Its model is what training made of it: nothing else has that."""
+    flags = [*SMALL, *ALGORITHMS["rambo"], "--algo", "rambo", "--data", str(cache / "tiny.hdf5")]
+    run(tmp_path / "log", cache, *flags)
+    finished = only_run(tmp_path / "log")
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    other = ["--dynamics-hidden-dims", "8", "8", "--epoch", "8", "--force"]
+    refused = run(finished, cache, "--resume", str(finished), *other, code=2)
+    assert "does not fit this run's algorithm or sizes" in refused.stderr
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize("direction", [("standin", "offlinerlkit"), ("offlinerlkit", "standin")])
 @pytest.mark.parametrize("name", ["damo", "mopo", "mobile", "combo", "rambo", "odice"])
 def test_a_run_goes_on_under_the_other_host(
@@ -427,8 +447,11 @@ def test_a_run_goes_on_under_the_other_host(
     begun = only_run(tmp_path / "log")
     monkeypatch.setenv("OFFLINERLKIT_DAMO_HOST", direction[1])
     assert "host: " in run(begun, cache, "--resume", str(begun), "--epoch", "4", code=2).stderr
+    own = begun / "checkpoint" / "dynamics" / "facts.json"
+    model = own.read_bytes() if own.exists() else None
     run(begun, cache, "--resume", str(begun), "--epoch", "4", "--force")
     assert len(table(begun)) == 4
+    assert model == (own.read_bytes() if own.exists() else None)  # the run's model is not trained anew
     load_policy(begun)
 
 

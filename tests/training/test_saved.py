@@ -19,7 +19,7 @@ from offlinerlkit_damo.config import MODEL_BASED, readers, resolve
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.kit import StandardScaler
 from offlinerlkit_damo.tasks import get_task
-from offlinerlkit_damo.training import export, video
+from offlinerlkit_damo.training import checkpoint, export, video
 from offlinerlkit_damo.training.dynamics import build_dynamics, seed_everything
 from offlinerlkit_damo.training.policies import build_policy
 from offlinerlkit_damo.training.saved import evaluate
@@ -58,7 +58,7 @@ def test_a_loaded_policy_acts_as_the_trained_one(algo: str, kits: bool, tmp_path
     policy = trained(algo, scaler)
     folder = save(policy, tmp_path / "run", algo, where="checkpoint" if kits else "model", kits=kits)
     if algo == "rambo" and kits:
-        with pytest.raises(UserError, match="sees standardised observations, and the folder does not have their statistics"):
+        with pytest.raises(UserError, match="sees standardised observations, whose statistics are in its run's folder alone"):
             load_policy(folder)
         return
     loaded = load_policy(folder)
@@ -70,6 +70,27 @@ def test_a_loaded_policy_acts_as_the_trained_one(algo: str, kits: bool, tmp_path
     sample = policy.select_action(obs, deterministic=False)
     torch.manual_seed(1)
     np.testing.assert_allclose(loaded.select_action(obs, deterministic=False), sample, rtol=1e-5, atol=1e-6)
+
+
+def test_a_policys_file_far_from_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What nothing beside it says is told; a checkpoint says itself whose it is, and files of RAMBO's once had their statistics."""
+    scaler = StandardScaler(np.full((1, OBS), 0.5, np.float32), np.full((1, OBS), 2.0, np.float32))
+    policy = trained("rambo", scaler)
+    folder = save(policy, tmp_path / "run", "rambo")
+    obs = np.random.default_rng(0).normal(size=(5, OBS)).astype(np.float32)
+    state = torch.load(folder / "model" / "policy.pth", weights_only=True)
+    torch.save({**state, "obs_mu": torch.full((1, OBS), 0.5), "obs_std": torch.full((1, OBS), 2.0)}, tmp_path / "old.pth")
+    want = policy.select_action(obs, deterministic=True)
+    np.testing.assert_allclose(load_policy(tmp_path / "old.pth").select_action(obs), want, rtol=1e-5, atol=1e-6)
+    about = {"config": json.dumps({"algo_name": "rambo"})}
+    checkpoint.write({"about": about, "text_size": 0, "state": {"policy": {"weights": state}}}, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match="whose statistics are in its run's folder alone"):
+        load_policy(tmp_path / "last.ckpt")
+    torch.save(state, tmp_path / "policy.pth")
+    main(["evaluate", str(tmp_path / "policy.pth"), "--task", "hopper-medium", "--episodes", "1"])
+    assert "taken for a policy of raw observations, which RAMBO's are not" in capsys.readouterr().err
+    main(["evaluate", str(folder), "--task", "hopper-medium", "--episodes", "1"])
+    assert capsys.readouterr().err == ""
 
 
 def test_evaluation_is_of_the_seeds_given_and_written_to_a_file(
