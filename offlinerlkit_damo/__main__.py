@@ -14,6 +14,7 @@ from offlinerlkit_damo.analysis.settings import Settings
 from offlinerlkit_damo.data_command import add_data_flags
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.flags import Parser, add_config_flags, listed, parse_config, run_command, train_and_report, train_fleet_and_report
+from offlinerlkit_damo.report.figures import FORMATS
 
 if TYPE_CHECKING:
     from offlinerlkit_damo.training.saved import SavedPolicy
@@ -240,7 +241,7 @@ def command_line() -> Parser:
     figure = commands.add_parser("report", help="draw the learning curves of run folders, or write the report of a comparison")
     figure.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of one task, or comparisons (or their rows.csv)")
     figure.add_argument("--out", type=Path, metavar="PATH", help="figure to write [learning_curve.png]; a report's folder [the first RUN]")
-    figure.add_argument("--format", choices=("png", "svg", "pdf"), help="of a comparison: its figures as files beside the page, too")
+    figure.add_argument("--format", choices=FORMATS, help="of a comparison: its figures as files beside the page, too")
     figure.set_defaults(run=_report)
 
     compare = commands.add_parser("compare", help="run algorithms side by side, on the same tasks, seeds and dynamics models")
@@ -261,7 +262,7 @@ def command_line() -> Parser:
     drawn.add_argument("runs", nargs="+", metavar="RUN", help="run folders of one dataset or folders that hold them; NAME=RUN names one")
     drawn.add_argument("--only", metavar="F,F", help="some of curves, alpha, values, distributions and calibration [all that can be drawn]")
     drawn.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="folder of figures and numbers [figures]")
-    drawn.add_argument("--format", choices=("png", "svg", "pdf"), default="png", help="of the figures [png]")
+    drawn.add_argument("--format", choices=FORMATS, default="png", help="of the figures [png]")
     for setting in dataclasses.fields(Settings):
         text = f"{setting.metadata['help']} [{setting.default}]"
         drawn.add_argument(f"--{setting.name}", type=int, default=setting.default, metavar="N", help=text)

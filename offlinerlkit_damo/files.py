@@ -46,6 +46,11 @@ def replacing(path: str | os.PathLike[str], *, remedy: str = REMEDY) -> Iterator
             temporary.unlink()
 
 
+def file_name(text: str) -> str:
+    """`text` as a part of a file's name."""
+    return re.sub(r"[^\w.+=,-]+", "_", text)
+
+
 def flush(path: Path) -> None:
     """Wait until a file, or a folder's entries, are on the disk: a rename that overtakes the content would leave an empty file after a
     power cut."""

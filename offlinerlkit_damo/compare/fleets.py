@@ -9,10 +9,10 @@ from typing import Any
 
 from offlinerlkit_damo.compare.local import LocalProcesses, TrainingProcess
 from offlinerlkit_damo.compare.plan import Job, plain
-from offlinerlkit_damo.compare.runner import Status, file_name
+from offlinerlkit_damo.compare.runner import Status
 from offlinerlkit_damo.config import readers
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.files import save_yaml
+from offlinerlkit_damo.files import file_name, save_yaml
 from offlinerlkit_damo.tasks import config_task
 from offlinerlkit_damo.training.fleet_file import check_fleet
 from offlinerlkit_damo.training.fleet_run import resumed_fleet
@@ -99,4 +99,4 @@ def _stopped_together(status: Status, candidates: Sequence[Status], out: Path) -
 
 
 def _fleet_name(job: Job) -> str:
-    return f"fleet_{file_name(job)}"
+    return f"fleet_{file_name(job.name)}"

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from offlinerlkit_damo.compare.plan import plain
-from offlinerlkit_damo.compare.runner import Outcome, Status, file_name, log_path
+from offlinerlkit_damo.compare.runner import Outcome, Status, log_path
 from offlinerlkit_damo.config import Config
-from offlinerlkit_damo.files import save_yaml
+from offlinerlkit_damo.files import file_name, save_yaml
 
 
 class LocalProcesses:
@@ -27,7 +27,7 @@ class LocalProcesses:
         if not self.places():
             return None
         job = status.job
-        flags = run_flags(job.config, status.folder, options=out / "jobs" / f"{file_name(job)}.yaml")
+        flags = run_flags(job.config, status.folder, options=out / "jobs" / f"{file_name(job.name)}.yaml")
         return self.launch(flags, job.config, log=log_path(job, out))
 
     def places(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 import time
@@ -16,7 +15,7 @@ from offlinerlkit_damo.compare.parcel import MODEL
 from offlinerlkit_damo.compare.plan import Job, Plan, jobs, keep_plan, model_key, plain
 from offlinerlkit_damo.compare.rows import read_episodes, write_rows
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.files import check_writable, sole_lock
+from offlinerlkit_damo.files import check_writable, file_name, sole_lock
 from offlinerlkit_damo.training.logs import EPISODES
 from offlinerlkit_damo.training.resume import changed_options
 from offlinerlkit_damo.training.run_folder import FACTS, is_finished, read_facts, run_parent
@@ -115,14 +114,9 @@ class Executor(Protocol):
         """
 
 
-def file_name(job: Job) -> str:
-    """A job's name for files."""
-    return re.sub(r"[^\w.+=,-]+", "_", job.name)
-
-
 def log_path(job: Job, out: Path) -> Path:
     """Where what a job's processes print is kept."""
-    return out / "logs" / f"{file_name(job)}.log"
+    return out / "logs" / f"{file_name(job.name)}.log"
 
 
 def find_run(job: Job) -> Path | None:

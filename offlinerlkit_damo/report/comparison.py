@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.files import check_writable, replacing, save_text
+from offlinerlkit_damo.files import check_writable, file_name, replacing, save_text
 from offlinerlkit_damo.report import page, pairs, panels, statistics
 from offlinerlkit_damo.report.figures import SUFFIXES
 from offlinerlkit_damo.report.looks import Look, looks
@@ -123,7 +122,7 @@ def write_report(folders: Sequence[Path], out: Path, figure_format: str | None =
     if figure_format is not None:
         for x in (*figures, *(x for drawings in of_tasks.values() for x in drawings)):
             with replacing(out / f"{x.name}.{figure_format}") as temporary:
-                x.figure.savefig(temporary, format=figure_format, dpi=150)
+                x.figure.savefig(temporary, dpi=150)
     return out / "report.html"
 
 
@@ -186,7 +185,7 @@ def _over_all_runs(
 def _of_task(
     task: str, evaluations: pd.DataFrame, drawn: Mapping[str, Look], dataset_mean: float | None, rows: pd.DataFrame
 ) -> list[Drawing]:
-    name = re.sub(r"[^\w.-]+", "_", task)
+    name = file_name(task)
     last = evaluations.groupby(["label", "seed"]).tail(1).groupby("label")["score"].mean()
     ends = f"{task}. Mean scores of the last evaluation: " + ", ".join(f"{label} {last[label]:.1f}" for label in drawn if label in last)
     found = [

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from offlinerlkit_damo.errors import UserError
 
-SUFFIXES = (".png", ".svg", ".pdf")
+FORMATS = ("png", "svg", "pdf")
+SUFFIXES = tuple(f".{name}" for name in FORMATS)
 
 
 def check_figure(path: Path) -> None:

@@ -122,8 +122,7 @@ def load_policy(run: str | Path) -> SavedPolicy:
         weights, origin = path, _origin(path.parent.parent)
     state = None
     if weights.suffix == ".ckpt":
-        state, algo_name = _checkpointed(weights)
-        origin["algo_name"] = algo_name
+        state, origin["algo_name"] = _checkpointed(weights)
     try:
         if state is None:
             state = torch.load(weights, map_location="cpu", weights_only=True)
