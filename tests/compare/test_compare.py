@@ -235,7 +235,13 @@ def test_an_estimate_grows_with_the_work(place: Path) -> None:
     assert cost("odice", place, data, eval_every=10).training < cost("odice", place, data, eval_episodes=50).training
 
 
-def test_an_estimate_counts_what_rambo_takes(place: Path) -> None:
+def test_an_estimate_counts_what_rambo_takes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its measured seconds for a pass of cloning and an adversarial step, as often as they are due."""
+    measured = cost("rambo", place, Data(300, 11, 3), bc_epoch=1, dynamics_update_freq=1, adv_train_steps=1)
+    assert measured.before > 0 and measured.training > 0
+    # set from here on: other work on the machine must not decide
+    monkeypatch.setattr("offlinerlkit_damo.compare.estimate._cloning_epoch", lambda trainer, config: 2.0)
+    monkeypatch.setattr("offlinerlkit_damo.compare.estimate._adversarial_step", lambda trainer: 100.0)
     few, many = (cost("rambo", place, Data(300, 11, 3), bc_epoch=n, dynamics_update_freq=1, adv_train_steps=n) for n in (1, 500))
     assert 0 < few.training * 20 < many.training and 0 < few.before * 100 < many.before
     assert cost("rambo", place, Data(300_000, 11, 3), bc_epoch=1).before > 100 * few.before > 0
