@@ -187,12 +187,13 @@ def _of_task(
 ) -> list[Drawing]:
     name = file_name(task)
     last = evaluations.groupby(["label", "seed"]).tail(1).groupby("label")["score"].mean()
+    apart = " Grey: the means of the others." if evaluations["label"].nunique() > panels.CROWD else ""
     ends = f"{task}. Mean scores of the last evaluation: " + ", ".join(f"{label} {last[label]:.1f}" for label in drawn if label in last)
     found = [
         Drawing(
             f"{name}_curves",
             panels.learning_curves(evaluations, drawn, dataset_mean),
-            "Learning curves. Thin: every seed, unsmoothed; thick: their mean, where all seeds were evaluated.",
+            f"Learning curves. Thin: every seed, unsmoothed; thick: their mean, where all seeds were evaluated.{apart}",
             f"Learning curves on {ends}",
         ),
     ]

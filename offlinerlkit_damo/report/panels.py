@@ -18,25 +18,18 @@ from offlinerlkit_damo.report.statistics import Interval, Scores
 
 LEVELS = 200  # of a performance profile
 WIDTH, HEIGHT = 8.5, 4.0
+CROWD = 6  # contestants that one pair of axes holds legibly; more of them get axes each, the others in grey behind
+COLUMNS = 3
 
 
 def learning_curves(evaluations: pd.DataFrame, drawn: Mapping[str, Look], dataset_mean: float | None) -> Figure:
     """Every run's score against gradient steps, and the mean over seeds at the steps at which all of them were evaluated."""
-    figure, axes = _axes()
-    _curves(axes, evaluations, drawn, "timestep", "score")
-    if dataset_mean is not None:
-        axes.axhline(dataset_mean, color="0.35", linestyle=":", linewidth=1.2, label="mean of the dataset")
-    axes.set(xlabel="gradient steps", ylabel="normalised score")
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    return _with_legend(figure)
+    return _curves(evaluations, drawn, "timestep", "gradient steps", dataset_mean)
 
 
 def wall_clock(evaluations: pd.DataFrame, drawn: Mapping[str, Look]) -> Figure:
     """Every run's score against the minutes of its training, and the mean over seeds of both."""
-    figure, axes = _axes()
-    _curves(axes, evaluations, drawn, "minutes", "score")
-    axes.set(xlabel="minutes of training, without that of the dynamics model", ylabel="normalised score")
-    return _with_legend(figure)
+    return _curves(evaluations, drawn, "minutes", "minutes of training, without that of the dynamics model", None)
 
 
 def values(evaluations: pd.DataFrame, drawn: Mapping[str, Look]) -> Figure:
@@ -105,23 +98,74 @@ def _axes() -> tuple[Figure, Axes]:
     # not pyplot: importing this must not choose the user's backend
     figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     axes = figure.subplots()
-    axes.grid(color="0.92")
-    axes.spines[["top", "right"]].set_visible(False)
+    _bare(axes)
     return figure, axes
 
 
-def _curves(axes: Axes, evaluations: pd.DataFrame, drawn: Mapping[str, Look], across: str, up: str) -> None:
-    for label, look in drawn.items():
+def _bare(axes: Axes) -> None:
+    axes.grid(color="0.92")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _curves(evaluations: pd.DataFrame, drawn: Mapping[str, Look], across: str, what: str, dataset_mean: float | None) -> Figure:
+    shown = [label for label in drawn if (evaluations["label"] == label).any()]
+    if len(shown) > CROWD:
+        return _curves_apart(evaluations, {label: drawn[label] for label in shown}, across, what, dataset_mean)
+    figure, axes = _axes()
+    for label in shown:
+        _curve(axes, evaluations[evaluations["label"] == label], drawn[label], across, label)
+    _dataset_line(axes, dataset_mean)
+    axes.set(xlabel=what, ylabel="normalised score")
+    _count_steps(axes, across)
+    return _with_legend(figure)
+
+
+def _curves_apart(evaluations: pd.DataFrame, drawn: Mapping[str, Look], across: str, what: str, dataset_mean: float | None) -> Figure:
+    lines = -(-len(drawn) // COLUMNS)
+    figure = Figure(figsize=(WIDTH, HEIGHT * 0.55 * lines), layout="constrained")
+    panels = figure.subplots(lines, COLUMNS, squeeze=False, sharex=True, sharey=True).ravel()
+    means = {label: on_common_grid(evaluations[evaluations["label"] == label]) for label in drawn}
+    for panel, label in zip(panels, drawn, strict=False):
+        _bare(panel)
+        for grid in means.values():
+            panel.plot(grid[across], grid["score"], color="0.8", linewidth=0.8)
         ours = evaluations[evaluations["label"] == label]
-        if ours.empty:
-            continue
-        for _, run in ours.groupby("seed"):
-            axes.plot(run[across], run[up], color=look.colour, linewidth=0.7, alpha=0.4)
-        grid = on_common_grid(ours)
-        axes.plot(
-            grid[across], grid[up], color=look.colour, linestyle=look.dashes, linewidth=2.2, marker=look.marker, markersize=6,
-            markevery=max(1, len(grid) // 6), label=f"{label}, {ours['seed'].nunique()} seed{'s' * (ours['seed'].nunique() > 1)}",
-        )  # fmt: skip
+        _curve(panel, ours, drawn[label], across, label)
+        _dataset_line(panel, dataset_mean)
+        panel.set_title(_counted(ours, label), fontsize="medium")
+        panel.tick_params(labelbottom=True)
+        _count_steps(panel, across)
+    for panel in panels[len(drawn) :]:
+        panel.set_visible(False)
+    figure.supxlabel(what, fontsize="medium")
+    figure.supylabel("normalised score", fontsize="medium")
+    if dataset_mean is not None:
+        figure.legend(handles=[panels[0].get_lines()[-1]], loc="outside upper center", frameon=False)
+    return figure
+
+
+def _count_steps(axes: Axes, across: str) -> None:
+    if across == "timestep":
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # not of minutes, whose fractions it would call milliminutes
+
+
+def _curve(axes: Axes, ours: pd.DataFrame, look: Look, across: str, label: str) -> None:
+    for _, run in ours.groupby("seed"):
+        axes.plot(run[across], run["score"], color=look.colour, linewidth=0.7, alpha=0.4)
+    grid = on_common_grid(ours)
+    axes.plot(
+        grid[across], grid["score"], color=look.colour, linestyle=look.dashes, linewidth=2.2, marker=look.marker, markersize=6,
+        markevery=max(1, len(grid) // 6), label=_counted(ours, label),
+    )  # fmt: skip
+
+
+def _counted(ours: pd.DataFrame, label: str) -> str:
+    return f"{label}, {ours['seed'].nunique()} seed{'s' * (ours['seed'].nunique() > 1)}"
+
+
+def _dataset_line(axes: Axes, dataset_mean: float | None) -> None:
+    if dataset_mean is not None:
+        axes.axhline(dataset_mean, color="0.35", linestyle=":", linewidth=1.2, label="mean of the dataset")
 
 
 def _with_legend(figure: Figure) -> Figure:

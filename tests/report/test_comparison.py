@@ -19,8 +19,9 @@ from scipy import stats
 from offlinerlkit_damo.__main__ import main
 from offlinerlkit_damo.config import resolve
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.report import statistics
+from offlinerlkit_damo.report import panels, statistics
 from offlinerlkit_damo.report.comparison import aggregate, aggregate_table, complete_scores, left_out, write_report
+from offlinerlkit_damo.report.looks import looks
 from offlinerlkit_damo.report.options import own_options
 from offlinerlkit_damo.report.scores import curves, few_of, on_common_grid, read_rows, remarks, run_scores, score_table
 from offlinerlkit_damo.report.tables import latex, markdown, published_tables, wide
@@ -82,6 +83,32 @@ def test_many_contestants_on_one_task_are_a_row_each() -> None:
     assert shown.iloc[-1].to_dict() == {"contestant": "g", "steps": "5", "t": "3.0 ± 1.0 (4.0, 2.0)"} and len(shown) == 8
     assert list(wide(table.iloc[:6], {})) == ["task", "steps", "dataset", *"abcdef"]
     assert len(wide(pd.concat([table, table.assign(task="u")]), {})) == 2
+
+
+def test_a_crowd_of_curves_gets_axes_each(tmp_path: Path) -> None:
+    rows = pd.read_csv(rows_of(tmp_path) / "rows.csv")
+    one = rows[(rows["label"] == "a") & (rows["task"] == "hopper-medium")]
+    labels = "abcdefgh"
+    crowd = pd.concat([one.assign(label=label, score=one["score"] + i) for i, label in enumerate(labels)])
+    crowd.to_csv(tmp_path / "crowd.csv", index=False)
+    evaluations = curves(read_rows([tmp_path / "crowd.csv"]))
+
+    def drawn(count: int, mean: float | None = 3.5) -> list[Any]:
+        shown = evaluations[evaluations["label"].isin(list(labels[:count]))]
+        return [axes for axes in panels.learning_curves(shown, looks(labels), mean).axes if axes.get_visible()]
+
+    (together,) = drawn(6)
+    assert len(together.get_lines()) == 6 * 3 + 1
+    apart = drawn(8)
+    assert [axes.get_title() for axes in apart] == [f"{label}, 2 seeds" for label in labels]
+    for i, axes in enumerate(apart):
+        *grey, _, _, own, dataset = axes.get_lines()
+        assert [line.get_color() for line in grey] == ["0.8"] * 8 and set(dataset.get_ydata()) == {3.5}
+        assert own.get_ydata()[0] == pytest.approx(1.5 + 1 + 0.5 + i) and own.get_color() == looks(labels)[labels[i]].colour
+    assert len(drawn(8, None)[0].get_lines()) == 8 + 3
+    page = write_report([tmp_path / "crowd.csv"], tmp_path / "report").read_text()
+    assert "Grey: the means of the others." in page
+    assert "Grey: the means of the others." not in write_report([rows_of(tmp_path)], tmp_path / "few").read_text()
 
 
 def test_latex_is_balanced_and_escaped() -> None:
