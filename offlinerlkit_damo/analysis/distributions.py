@@ -68,7 +68,7 @@ def draw_distributions(runs: Sequence[Learned], dataset: OfflineDataset, setting
         overlaps = _overlaps(kind, runs, ours, scale.cloud(data.sample(2 * settings.points, rng), kind), settings.seed)
         for j, panel in enumerate(panels[i]):
             own = overlaps[1 + j * len(PAIRS) :][: len(PAIRS)]  # behind that of the dataset with itself
-            text = "\n".join(f"{x['cloud']} / {x['other']}: AUC {x['auc']:.2f}, MMD {x['mmd']:.2f}" for x in own)
+            text = "\n".join(f"{x['cloud']} / {x['other']}: AUC {x['auc']:.2f}, MMD² {x['mmd']:.2f}" for x in own)
             box = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}
             panel.text(0.03, 0.03, text, transform=panel.transAxes, fontsize=6.5, bbox=box)
         rows += overlaps

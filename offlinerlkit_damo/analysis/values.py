@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -120,6 +121,9 @@ def draw_values(runs: Sequence[Learned], dataset: OfflineDataset, settings: Sett
         "intervals": "95%, bootstrap over the episodes in which the states were visited",
         "values": summary.to_dict("records"),
     }  # fmt: skip
+    if not len(chosen["out"]):
+        none = f"none of {len(inside)} visited states' pairs is farther from the data than its own pairs are from each other"
+        print(f"{GROUPS['out']}: {none}", file=sys.stderr)
     return Drawn(_figure(summary), table, about, shown=table_of(summary))
 
 

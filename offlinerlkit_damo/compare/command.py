@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,11 +17,14 @@ from offlinerlkit_damo.compare.ablations import ablation_plan, described
 from offlinerlkit_damo.compare.fleets import LocalFleets
 from offlinerlkit_damo.compare.forecast import clock, dry_run
 from offlinerlkit_damo.compare.local import LocalProcesses
-from offlinerlkit_damo.compare.plan import SEEDS, Plan, make_plan, read_plan, write_plan
-from offlinerlkit_damo.compare.runner import TRIES, Executor, Status, log_path, run_plan
+from offlinerlkit_damo.compare.pace import seconds_left
+from offlinerlkit_damo.compare.plan import SEEDS, Plan, jobs, make_plan, read_plan, write_plan
+from offlinerlkit_damo.compare.runner import Executor, Status, failure, log_path, run_plan
 from offlinerlkit_damo.errors import UserError
+from offlinerlkit_damo.files import check_writable
 from offlinerlkit_damo.flags import listed
 from offlinerlkit_damo.report.comparison import write_report
+from offlinerlkit_damo.training.run import check_device
 
 QUIET_INTERVAL = 60.0  # seconds between lines where there is no terminal
 TABLE_INTERVAL = 2.0
@@ -51,6 +53,10 @@ def _run(plan: Plan, arguments: argparse.Namespace) -> None:
         raise UserError(f"--jobs {arguments.jobs} is not positive")
     for name in plan.unread():
         print(f"{name} changes nothing: no contestant of this comparison reads it", file=sys.stderr)
+    check_writable(arguments.out)
+    if arguments.dry_run or arguments.executor != "ray":  # whose devices are other machines'
+        for name in sorted({job.config.device for job in jobs(plan, arguments.out)}):
+            check_device(name)
     if arguments.dry_run:
         dry_run(plan, arguments.out, arguments.jobs or os.cpu_count() or 1)
         return
@@ -58,8 +64,7 @@ def _run(plan: Plan, arguments: argparse.Namespace) -> None:
         every = run_plan(plan, arguments.out, chosen, show=Display())
     failed = [status for status in every if status.state == "failed"]
     for status in failed:
-        log = log_path(status.job, arguments.out)
-        print(f"{_failure(status)}: {status.job.name}: {_last_line(log)} ({log})", file=sys.stderr)
+        print(f"{failure(status, arguments.out)} ({log_path(status.job, arguments.out)})", file=sys.stderr)
     if any(status.folder is not None and status.step and status.damage is None for status in every):
         print(write_report([arguments.out], arguments.out))
     if failed or any(status.damage is not None for status in every):
@@ -149,30 +154,11 @@ HEAD = f"{'run':50s} {'state':9s} done last evaluation"
 """Of the table: one evaluation's points, where the report has the mean of ten."""
 
 
-def _last_line(log: Path) -> str:
-    """Of what a job's processes have printed."""
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
-
-
-def _failure(status: Status) -> str:
-    return "failed twice" if status.failures == TRIES else f"lost its machine {status.losses} times"
-
-
 def _summary(every: Sequence[Status]) -> str:
     counts = {state: sum(status.state == state for status in every) for state in ("finished", "running", "waiting", "failed")}
     counts["damaged"] = sum(status.damage is not None for status in every)
     text = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-    left = _seconds_left(every)
-    return text + (f"; {clock(left)} to go" if left else "")
-
-
-def _seconds_left(every: Sequence[Status]) -> float | None:
-    """By the speed of the jobs running; None until one has shown its own."""
-    running = [status for status in every if status.state == "running"]
-    moved = [status for status in running if status.step > status.first_step]
-    speeds = [(status.step - status.first_step) / (time.monotonic() - status.started) for status in moved]
-    if not speeds:
-        return None
-    steps = sum(status.steps - status.step for status in every if status.state in ("running", "waiting"))
-    return steps / (sum(speeds) / len(speeds)) / len(running)
+    left, unknown = seconds_left(every)
+    if left is None:
+        return text
+    return f"{text}; {clock(left)} to go" + (f", and {', '.join(unknown)}, whose pace is not known yet" if unknown else "")

@@ -22,6 +22,8 @@ SEEDS = 4
 """So many where a plan does not say."""
 FILE = "plan.yaml"
 """A comparison's last plan, in its folder."""
+FAILURES = "failures.txt"
+"""Beside it: a line for every run that has failed, or whose files are damaged."""
 PARTS = ("tasks", "algos", "variants", "seeds", "options")
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from offlinerlkit_damo.compare.parcel import MODEL
-from offlinerlkit_damo.compare.plan import Job, Plan, jobs, keep_plan, model_key, plain
+from offlinerlkit_damo.compare.plan import FAILURES, Job, Plan, jobs, keep_plan, model_key, plain
 from offlinerlkit_damo.compare.rows import read_episodes, write_rows
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.files import check_writable, file_name, sole_lock
+from offlinerlkit_damo.files import check_writable, file_name, save_text, sole_lock
 from offlinerlkit_damo.training.logs import EPISODES
 from offlinerlkit_damo.training.resume import changed_options
 from offlinerlkit_damo.training.run_folder import FACTS, is_finished, read_facts, run_parent
@@ -41,6 +41,9 @@ class Status:
     started: float = 0.0
     step: int = 0
     first_step: int = 0  # at which this process found it
+    ready: float | None = None  # when it had its dynamics model
+    model_seconds: float | None = None  # that it has waited for it
+    pace: float | None = None  # seconds a step, as long as it has run here
     score: float | None = None
     damage: str | None = None  # why its rows are not in the comparison's table
     seen: tuple[int, int] | None = None  # time and size of its table when it was last read
@@ -56,6 +59,9 @@ class Status:
             self.folder = find_run(self.job)
         if self.folder is None:
             return
+        if self.state == "running" and self.ready is None and not self.trains_model():
+            self.ready = time.monotonic()
+            self.model_seconds = self.ready - self.started if self.first_step == 0 and model_key(self.job.config) is not None else None
         table = self.folder / "record" / EPISODES
         if not table.exists():
             return
@@ -69,6 +75,8 @@ class Status:
             return
         if len(rows):
             self.step = int(rows["timestep"].iloc[-1])
+            if self.ready is not None and self.step > self.first_step:
+                self.pace = (time.monotonic() - self.ready) / (self.step - self.first_step)
             self.score = float(rows["score"][rows["timestep"] == self.step].mean())
 
     def trains_model(self) -> bool:
@@ -77,7 +85,7 @@ class Status:
 
     def begin(self) -> None:
         """Note that its process has begun."""
-        self.state, self.started, self.first_step = "running", time.monotonic(), self.step
+        self.state, self.started, self.first_step, self.ready = "running", time.monotonic(), self.step, None
 
     def end(self, outcome: Outcome) -> None:
         """Note how its process has ended. A lost machine is no failure of the run, unless it is lost again and again."""
@@ -119,6 +127,15 @@ def log_path(job: Job, out: Path) -> Path:
     return out / "logs" / f"{file_name(job.name)}.log"
 
 
+def failure(status: Status, out: Path) -> str:
+    """What became of a job that has failed, with the last that its processes printed."""
+    log = log_path(status.job, out)
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
+    how = "failed twice" if status.failures == TRIES else f"lost its machine {status.losses} times"
+    return f"{how}: {status.job.name}: {last}"
+
+
 def find_run(job: Job) -> Path | None:
     """The run folder that `job` has already, None before its start. Raises UserError if it was started with other options."""
     # without run.json: killed before it was written, with nothing to go on from
@@ -126,7 +143,11 @@ def find_run(job: Job) -> Path | None:
     if not found:
         return None
     folder = found[0].parent
-    changes = changed_options(read_facts(folder)["config"], plain(job.config))
+    try:
+        options = read_facts(folder)["config"]
+    except UserError:  # said by the run itself, which cannot go on, and where the rows are gathered
+        return folder
+    changes = changed_options(options, plain(job.config))
     if changes:
         raise UserError(f"{str(folder)!r} was made with other options ({'; '.join(changes)}); name another folder with --out")
     return folder
@@ -208,11 +229,15 @@ class Table:
             self._next = end + max(INTERVAL, (end - start) / SHARE)
 
     def gather(self) -> dict[Path, str]:
-        """Write the table; returns why a run is not in it, by its folder, and notes it of the plan's."""
+        """Write the table, and beside it what has failed; returns why a run is not in it, by its folder, and notes it of the plan's."""
         ours = [(status.folder, status.job.label) for status in self._every if status.folder is not None]
         damaged = write_rows([*ours, *other_runs([status.job for status in self._every], self._out)], self._out)
         for status in self._every:
             status.damage = damaged.get(status.folder) if status.folder is not None else None
+        failed = [failure(status, self._out) for status in self._every if status.state == "failed"]
+        left_out = [f"damaged, and left out: {reason}" for reason in damaged.values()]
+        if failed or left_out or (self._out / FAILURES).exists():
+            save_text("".join(f"{line}\n" for line in (*failed, *left_out)), self._out / FAILURES)
         return damaged
 
 

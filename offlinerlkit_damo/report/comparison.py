@@ -17,7 +17,7 @@ from offlinerlkit_damo.report.figures import SUFFIXES
 from offlinerlkit_damo.report.looks import Look, looks
 from offlinerlkit_damo.report.options import own_options
 from offlinerlkit_damo.report.origin import origin
-from offlinerlkit_damo.report.planned import unmeasured
+from offlinerlkit_damo.report.planned import failures, unmeasured
 from offlinerlkit_damo.report.scores import LAST, contestants, curves, read_rows, remarks, run_scores, score_table
 from offlinerlkit_damo.report.statistics import Floats, Interval, Scores
 from offlinerlkit_damo.report.tables import NONE, latex, markdown, numbers, published_tables, wide, with_interval
@@ -48,7 +48,6 @@ PUBLISHED = (
     "Not measured here, but published for the algorithms themselves on D4RL's data; above may be contestants of these names with other "
     "options"
 )
-UNLIKE = ". That is not the data above: no measure for the scores there."
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def write_report(folders: Sequence[Path], out: Path, figure_format: str | None =
     these are there. A run's score is the mean of its last ten evaluations. `figure_format` ("png", "svg" or "pdf") also writes the
     page's figures as files of their own. Raises UserError as `read_rows` does, and for a file as `out`.
     """
-    if out.suffix in (*SUFFIXES, ".html") or out.is_file():
+    if out.suffix in (*SUFFIXES, ".html", ".csv", ".md", ".tex") or out.is_file():
         raise UserError(f"{str(out)!r} is the name of a file; a comparison's report is several, so name a folder with --out")
     rows = read_rows(folders)
     check_writable(out)
@@ -88,7 +87,7 @@ def write_report(folders: Sequence[Path], out: Path, figure_format: str | None =
     complete = complete_scores(scores)
     aggregates = aggregate(complete)
     differences, unpaired = pairs.paired_differences(rows, scores)
-    told = remarks(rows, scores) + unmeasured(folders, rows) + left_out(rows, complete) + unpaired
+    told = failures(folders) + remarks(rows, scores) + unmeasured(folders, rows) + left_out(rows, complete) + unpaired
     measured = [Section("Scores", SCORES, wide(table, means)), *_published(rows, scores), *_changed(folders, rows)]
     overall = _overall(aggregates, rows["task"].nunique())
     paired = [] if differences.empty else [Section(PAIRED, pairs.caption(differences), pairs.shown(differences))]
@@ -122,7 +121,7 @@ def write_report(folders: Sequence[Path], out: Path, figure_format: str | None =
     if figure_format is not None:
         for x in (*figures, *(x for drawings in of_tasks.values() for x in drawings)):
             with replacing(out / f"{x.name}.{figure_format}") as temporary:
-                x.figure.savefig(temporary, dpi=150)
+                x.figure.savefig(temporary, dpi=panels.DPI)
     return out / "report.html"
 
 
@@ -137,8 +136,14 @@ def _html(sections: Sequence[Section]) -> list[str]:
 def _published(rows: pd.DataFrame, scores: pd.DataFrame) -> list[Section]:
     algos = {str(label): str(algo) for label, algo in scores.groupby("label", sort=False)["algo"].first().items()}
     tasks = sorted(map(str, scores["task"].unique()))
-    about = PUBLISHED + ("." if rows["source"].eq("d4rl").all() else UNLIKE)
-    return [Section(f"Published: {source}", about, table) for source, table in published_tables(tasks, algos)]
+    alike = set(map(str, rows[rows["source"] == "d4rl"]["task"]))
+
+    def about(shown: Sequence[str]) -> str:
+        unlike = [task for task in shown if task not in alike]
+        which = f" of {', '.join(unlike)}" if len(unlike) < len(shown) else ""
+        return PUBLISHED + (f". That is not the data above{which}: no measure for the scores there." if unlike else ".")
+
+    return [Section(f"Published: {source}", about(list(table["task"])), table) for source, table in published_tables(tasks, algos)]
 
 
 def _changed(folders: Sequence[Path], rows: pd.DataFrame) -> list[Section]:
@@ -198,7 +203,10 @@ def _of_task(
         ),
     ]
     if evaluations["minutes"].notna().any():
-        caption = "Wall-clock against score, on the machines of the runs and beside whatever else they were doing; lines as above."
+        caption = (
+            "Wall-clock against score, on the machines of the runs and beside whatever else they were doing; lines as above. Not counted: "
+            "the training of the dynamics model, and RAMBO's behaviour cloning."
+        )
         machines = [str(name) for name in rows[rows["task"] == task]["machine"].dropna().unique()]
         if len(machines) > 1:
             caption += f" These runs were made on {len(machines)} machines ({', '.join(machines)}): times of different ones do not compare."

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
+from offlinerlkit_damo.report.panels import DPI
+
 LONG = 40  # characters of a cell that is text, not figures
 STYLE = (
     ":root{color-scheme:light}"
@@ -86,7 +88,7 @@ def figure(drawing: Figure, caption: str, alt: str) -> str:
     """A figure inside the page, with a caption and a text for those who cannot see it."""
     file = io.BytesIO()
     # without metadata, which would name addresses
-    drawing.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    drawing.savefig(file, format="svg", dpi=DPI, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     data = base64.b64encode(file.getvalue()).decode()
     return (
         f'<figure><div class="wide" tabindex="0"><img src="data:image/svg+xml;base64,{data}" alt="{html.escape(alt, quote=True)}"></div>'

@@ -20,6 +20,8 @@ LEVELS = 200  # of a performance profile
 WIDTH, HEIGHT = 8.5, 4.0
 CROWD = 6  # contestants that one pair of axes holds legibly; more of them get axes each, the others in grey behind
 COLUMNS = 3
+POINTS = 5000  # evaluations in a figure; from more of them on its lines are an image, or a page of long runs would be too large to open
+DPI = 150  # of such images, and of figures that are images altogether
 
 
 def learning_curves(evaluations: pd.DataFrame, drawn: Mapping[str, Look], dataset_mean: float | None) -> Figure:
@@ -28,8 +30,11 @@ def learning_curves(evaluations: pd.DataFrame, drawn: Mapping[str, Look], datase
 
 
 def wall_clock(evaluations: pd.DataFrame, drawn: Mapping[str, Look]) -> Figure:
-    """Every run's score against the minutes of its training, and the mean over seeds of both."""
-    return _curves(evaluations, drawn, "minutes", "minutes of training, without that of the dynamics model", None)
+    """Every run's score against the minutes of its training, and the mean over seeds of both.
+
+    Without the training of the dynamics model and RAMBO's behaviour cloning, which come before the first step.
+    """
+    return _curves(evaluations, drawn, "minutes", "minutes, without what comes before the first gradient step", None)
 
 
 def values(evaluations: pd.DataFrame, drawn: Mapping[str, Look]) -> Figure:
@@ -44,9 +49,10 @@ def values(evaluations: pd.DataFrame, drawn: Mapping[str, Look]) -> Figure:
             ("worth", ":", "real: an evaluation's episode"),
         ):
             for _, run in ours.groupby("seed"):
-                panel.plot(run["timestep"], run[name], color=drawn[label].colour, linestyle=dashes, linewidth=0.7, alpha=0.5)
+                thin = {"linewidth": 0.7, "alpha": 0.5, "marker": _dot(run)}
+                panel.plot(run["timestep"], run[name], color=drawn[label].colour, linestyle=dashes, **thin)
             grid = on_common_grid(ours)
-            panel.plot(grid["timestep"], grid[name], color=drawn[label].colour, linestyle=dashes, linewidth=2.2)
+            panel.plot(grid["timestep"], grid[name], color=drawn[label].colour, linestyle=dashes, linewidth=2.2, marker=_dot(grid))
             panel.plot([], [], color="0.3", linestyle=dashes, linewidth=2.2, label=what)
         panel.set_title(label)
         panel.tick_params(labelbottom=True)
@@ -56,7 +62,7 @@ def values(evaluations: pd.DataFrame, drawn: Mapping[str, Look]) -> Figure:
     figure.supxlabel("gradient steps", fontsize="medium")
     figure.supylabel("discounted return", fontsize="medium")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
-    return figure
+    return _rasterised(figure, len(evaluations))
 
 
 def profiles(complete: Mapping[str, Scores], drawn: Mapping[str, Look]) -> Figure:
@@ -117,7 +123,7 @@ def _curves(evaluations: pd.DataFrame, drawn: Mapping[str, Look], across: str, w
     _dataset_line(axes, dataset_mean)
     axes.set(xlabel=what, ylabel="normalised score")
     _count_steps(axes, across)
-    return _with_legend(figure)
+    return _rasterised(_with_legend(figure), len(evaluations))
 
 
 def _curves_apart(evaluations: pd.DataFrame, drawn: Mapping[str, Look], across: str, what: str, dataset_mean: float | None) -> Figure:
@@ -141,7 +147,7 @@ def _curves_apart(evaluations: pd.DataFrame, drawn: Mapping[str, Look], across: 
     figure.supylabel("normalised score", fontsize="medium")
     if dataset_mean is not None:
         figure.legend(handles=[panels[0].get_lines()[-1]], loc="outside upper center", frameon=False)
-    return figure
+    return _rasterised(figure, len(evaluations))
 
 
 def _count_steps(axes: Axes, across: str) -> None:
@@ -151,12 +157,24 @@ def _count_steps(axes: Axes, across: str) -> None:
 
 def _curve(axes: Axes, ours: pd.DataFrame, look: Look, across: str, label: str) -> None:
     for _, run in ours.groupby("seed"):
-        axes.plot(run[across], run["score"], color=look.colour, linewidth=0.7, alpha=0.4)
+        axes.plot(run[across], run["score"], color=look.colour, linewidth=0.7, alpha=0.4, marker=_dot(run))
     grid = on_common_grid(ours)
     axes.plot(
         grid[across], grid["score"], color=look.colour, linestyle=look.dashes, linewidth=2.2, marker=look.marker, markersize=6,
         markevery=max(1, len(grid) // 6), label=_counted(ours, label),
     )  # fmt: skip
+
+
+def _rasterised(figure: Figure, evaluations: int) -> Figure:
+    if evaluations > POINTS:
+        for axes in figure.axes:
+            for line in axes.get_lines():
+                line.set_rasterized(True)
+    return figure
+
+
+def _dot(run: pd.DataFrame) -> str:
+    return "." if len(run) == 1 else ""  # a line of one point cannot be seen
 
 
 def _counted(ours: pd.DataFrame, label: str) -> str:

@@ -1,4 +1,4 @@
-"""What a comparison's plan has and its rows do not have."""
+"""What a comparison's plan has and its rows do not have, and what has failed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from offlinerlkit_damo.compare.plan import FILE, read_plan
+from offlinerlkit_damo.compare.plan import FAILURES, FILE, read_plan
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.scores import RUN
+
+
+def failures(folders: Sequence[Path]) -> list[str]:
+    """What the comparisons in `folders` have noted of runs that failed, or whose files are damaged, a sentence each."""
+    files = dict.fromkeys((folder if folder.is_dir() else folder.parent) / FAILURES for folder in folders)
+    return [line for file in files if file.exists() for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
 
 
 def unmeasured(folders: Sequence[Path], rows: pd.DataFrame) -> list[str]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
+import sys
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from offlinerlkit_damo.errors import unknown
+from offlinerlkit_damo.errors import UserError, unknown
 from offlinerlkit_damo.files import replacing
 from offlinerlkit_damo.report.figures import check_figure
 from offlinerlkit_damo.report.looks import looks
@@ -28,11 +30,11 @@ def draw_figures(folders: Sequence[Path], path: Path, keys: Sequence[str] = (SCO
     """A panel for each key, every run in `folders` a line in each, written to `path`; returns the keys drawn.
 
     A folder is a run's, or any that holds some. Keys are columns of record/policy_training_progress.csv, and may have wildcards; a run that
-    lacks one leaves it out. Raises UserError for another suffix, folders without runs, and keys that no run has.
+    lacks one leaves it out. A run without a readable row is left out with a word on stderr, unless it is the only one. Raises UserError for
+    another suffix, folders without runs or rows, and keys that no run has.
     """
     check_figure(path)
-    runs = run_folders(folders)
-    tables = [read_progress(run) for run in runs]
+    runs, tables = _readable(run_folders(folders))
     known = sorted({str(key) for table in tables for key in table.columns} - {"timestep"})
     chosen: list[str] = []
     for key in keys:
@@ -63,6 +65,22 @@ def draw_figures(folders: Sequence[Path], path: Path, keys: Sequence[str] = (SCO
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
     return chosen
+
+
+def _readable(runs: Sequence[Path]) -> tuple[list[Path], list[pd.DataFrame]]:
+    """The runs whose progress can be read, and it."""
+    found: dict[Path, pd.DataFrame] = {}
+    errors = []
+    for run in runs:
+        try:
+            found[run] = read_progress(run)
+        except UserError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    for reason in errors:
+        print(f"left out: {reason}", file=sys.stderr)
+    return list(found), list(found.values())
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:

@@ -155,7 +155,7 @@ def remarks(rows: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
             have = set(ours[ours["label"] == label]["seed"])
             lacking = [str(seed) for seed in seeds if seed not in have]
             if not have:
-                found.append(f"{label} was not run on {task}")
+                found.append(f"{label} has no evaluation on {task}")
             elif lacking:
                 found.append(f"{label} on {task} has no seed {', '.join(lacking)}")
         ended = ours[ours["finished"]].sort_values("steps", kind="stable")
@@ -166,6 +166,8 @@ def remarks(rows: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
         found += _unshared(rows[rows["task"] == task], task)
         found += _differing(rows[rows["task"] == task], "dataset", f"runs on {task} learned from different datasets")
     for (task, label), group in rows.groupby(["task", "label"]):
+        if _shared_steps(group) == 0:
+            found.append(f"there is no mean curve of {label} on {task}: its seeds were evaluated at different steps")
         found += _differing(group, "config_hash", f"{label} on {task} has runs with different options", by="seed")
     found += _differing(rows, "host", "some runs used OfflineRL-Kit's classes, others the stand-in's")
     found += _differing(rows, "commit", "runs were made by different versions of this package")
@@ -180,6 +182,11 @@ def remarks(rows: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
         what = "evaluation" if numbers == "1" else "evaluations"
         found.append(f"{runs} only {numbers} {what} instead of {LAST} to take the mean of")
     return found + few_of(list(scores[finished].groupby(["task", "label"]).size()), scores["task"].nunique(), "seed")
+
+
+def _shared_steps(rows: pd.DataFrame) -> int:
+    """How many steps one contestant's seeds were all evaluated at."""
+    return int((rows.groupby("timestep")["seed"].nunique() == rows["seed"].nunique()).sum())
 
 
 def _unshared(rows: pd.DataFrame, task: str) -> list[str]:

@@ -324,7 +324,13 @@ def make_trainer(
 
 def set_up_torch(config: Config) -> None:
     """Give torch the run's threads and precision; a UserError if its device is unknown or not there."""
-    name = config.device
+    check_device(config.device)
+    torch.set_num_threads(config.threads)
+    torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+
+
+def check_device(name: str) -> None:
+    """Raise UserError for a device that is unknown, or not there."""
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -333,8 +339,6 @@ def set_up_torch(config: Config) -> None:
         raise UserError(f"device {name!r} asked for, but torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu")
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"unknown device {name!r}; use cpu, cuda or cuda:N")
-    torch.set_num_threads(config.threads)
-    torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
 
 
 def _rollout_starts(config: Config, dataset: OfflineDataset) -> DiscountedStarts | None:

@@ -220,11 +220,13 @@ class DAMOTrainer(MBPolicyTrainer):
 
     @torch.no_grad()
     def _q_of_data(self) -> float | None:
-        """The first critic's mean value of the dataset's first rows; None for a policy without critics of that kind."""
+        """The first critic's mean value of a batch of rows, evenly spread over the dataset; None without critics of that kind."""
         critic = getattr(self.policy, "critic1", None) or next(iter(getattr(self.policy, "critics", None) or ()), None)
         if critic is None:
             return None
-        rows = slice(0, min(self._batch_size, self.real_buffer._size))
+        size = self.real_buffer._size
+        # not drawn, which would change what training draws; not the first, which are an episode's start and of one half of a mixture
+        rows = np.linspace(0, size - 1, min(self._batch_size, size)).astype(np.int64)
         value: torch.Tensor = critic(self.real_buffer.observations[rows], self.real_buffer.actions[rows])
         return float(value.mean())
 

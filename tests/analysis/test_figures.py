@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from offlinerlkit_damo.__main__ import main
+from offlinerlkit_damo.analysis import values
 from offlinerlkit_damo.analysis.distributions import Components
 from offlinerlkit_damo.analysis.runs import Learned, find_runs, load_dataset, rollout_of_rows
 from offlinerlkit_damo.compare.plan import jobs, read_plan
@@ -112,6 +113,13 @@ def test_all_runs_are_asked_about_the_same_pairs(here: Path) -> None:
     ]  # fmt: skip
 
 
+def test_that_nothing_is_outside_the_data_is_told(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(values.Neighbours, "__call__", lambda self, observations, actions: np.zeros(len(observations)))
+    main(["figures", str(run_of(here)), *shlex.split("--only values --out inside --episodes 3 --pairs 6")])
+    assert "outside the data: none of " in capsys.readouterr().err
+    assert set(pd.read_csv(here / "inside" / "values.csv")["pairs"]) == {"in"}
+
+
 def test_names_and_formats_are_the_users(here: Path) -> None:
     run = run_of(here)
     other = run_of(here, "damo-alpha-2-not-fixed")
@@ -126,7 +134,7 @@ def test_a_loaded_run_is_the_one_that_ended(here: Path) -> None:
     dataset = load_dataset(run)
     learned = Learned(run, dataset)
     logged = pd.read_csv(run.folder / "record" / "policy_training_progress.csv")["eval/q_data"].iloc[-1]
-    rows = slice(0, 40)
+    rows = np.linspace(0, len(dataset.rewards) - 1, 40).astype(int)
     assert learned.q(dataset.observations[rows], dataset.actions[rows])[0].mean() == pytest.approx(logged, rel=1e-4)
     imagined = learned.imagine()
     firsts = np.unique(imagined.groups, return_index=True)[1]

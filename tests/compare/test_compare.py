@@ -116,13 +116,15 @@ def test_no_run_outlives_a_killed_comparison(place: Path) -> None:
 
 def test_a_failing_run_is_tried_twice_and_shown(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = {"broken": {"algo_name": "damo", "load_dynamics_path": "nowhere"}}
-    (place / "plan.yaml").write_text(json.dumps({"tasks": ["hopper-random"], "variants": broken, "seeds": 1, "options": OPTIONS}))
+    plan = {"tasks": ["hopper-random"], "algos": ["odice"], "variants": broken, "seeds": 1, "options": OPTIONS}
+    (place / "plan.yaml").write_text(json.dumps(plan))
     with pytest.raises(SystemExit) as caught:
         main(["compare", "--plan", "plan.yaml", "--out", "out"])
     assert caught.value.code == 1 and "failed twice: broken hopper-random seed 1: error: " in (told := capsys.readouterr().err)
     assert "nowhere" in told and f"({Path('out', 'logs', 'broken_hopper-random_seed_1.log')})" in told
-    (log,) = (place / "out" / "logs").iterdir()
-    assert log.read_text().count("nowhere") >= 2
+    assert (place / "out" / "logs" / "broken_hopper-random_seed_1.log").read_text().count("nowhere") >= 2
+    for name in ("scores.md", "report.html"):  # which go to people who have not seen the terminal
+        assert "failed twice: broken hopper-random seed 1: error: " in (place / "out" / name).read_text()
 
 
 def test_two_comparisons_do_not_share_a_folder(place: Path) -> None:
@@ -266,10 +268,14 @@ def test_without_ray_its_executor_is_one_sentence(place: Path, monkeypatch: pyte
         ("--tasks 'hopper-random, hoper-medium'", "unknown task 'hoper-medium'"),
         ("--plan p.yaml --tasks hopper-random", "--plan is a whole comparison"),
         ("--tasks hopper-random --ray-address auto", "--ray-address has no effect without --executor ray"),
+        ("--tasks hopper-random --set device=cuda:9", "device 'cuda:9' asked for, but torch sees"),
+        ("--tasks hopper-random --set device=cuda:9 --dry-run", "device 'cuda:9' asked for, but torch sees"),
+        ("--tasks hopper-random --out file --dry-run", "cannot write to 'file'"),
         ("--tasks hopper-random --gpu-share 0.5", "--gpu-share has no effect without --executor ray"),
     ],
 )
 def test_wrong_flags_are_one_sentence(flags: str, words: str, place: Path) -> None:
+    (place / "file").touch()
     with pytest.raises(UserError, match=words):
         main(["compare", *shlex.split(flags)])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,8 @@ from offlinerlkit_damo.compare.plan import Job, jobs, keep_plan, make_plan, plai
 from offlinerlkit_damo.compare.rows import COLUMNS, run_rows
 from offlinerlkit_damo.compare.runner import Status, Table, run_plan
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.report.planned import unmeasured
+from offlinerlkit_damo.report.comparison import write_report
+from offlinerlkit_damo.report.planned import failures, unmeasured
 from offlinerlkit_damo.report.scores import read_rows
 
 EPISODES = Path("record") / "evaluation_episodes.csv"
@@ -54,6 +56,11 @@ def made_run(job: Job, *, finished: bool = True, **config: Any) -> Path:
 def two_runs(tmp_path: Path) -> list[Path]:
     plan = make_plan(["hopper-random"], ["odice"], 2, OPTIONS)
     return [made_run(job) for job in jobs(plan, tmp_path / "out")]
+
+
+def report_of(out: Path) -> str:
+    write_report([out], out)
+    return (out / "scores.md").read_text()
 
 
 def silent(every: object) -> None:
@@ -94,6 +101,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "progress without steps": (replace(POLICY, "timestep", "time"), "policy_training_progress.csv' is damaged: it has a row without"),
     "results cut": (lambda folder: cut(folder, RESULTS), "results.json' is cut off or no JSON"),
     "results without evaluations": (replace(RESULTS, "evaluations", "x"), "results.json' is not that of a run"),
+    "facts cut": (lambda folder: cut(folder, Path("run.json")), "run.json' is cut off or no JSON"),
     "facts without dataset": (replace(Path("run.json"), '"dataset":', '"x":'), "run.json' does not say"),
 }  # fmt: skip
 
@@ -110,6 +118,13 @@ def test_a_damaged_run_is_named_and_left_out(kind: str, tmp_path: Path) -> None:
     assert every[0].damage is not None and str(damaged) in every[0].damage and every[1].damage is None
     rows = pd.read_csv(tmp_path / "out" / "rows.csv")
     assert set(rows["seed"]) == {2} and len(rows) == len(run_rows(whole, "odice"))
+    (told,) = failures([tmp_path / "out"])
+    assert told == f"damaged, and left out: {every[0].damage}" and f"* {told}\n" in report_of(tmp_path / "out")
+    shutil.rmtree(damaged)
+    jobs_of = jobs(make_plan(["hopper-random"], ["odice"], 2, OPTIONS), tmp_path / "out")
+    made_run(jobs_of[0])
+    run_plan(make_plan(["hopper-random"], ["odice"], 2, OPTIONS), tmp_path / "out", LocalProcesses(1), show=silent)
+    assert failures([tmp_path / "out"]) == []
 
 
 def test_a_comparison_says_which_run_is_damaged_and_reports_the_others(

@@ -111,6 +111,49 @@ def test_a_crowd_of_curves_gets_axes_each(tmp_path: Path) -> None:
     assert "Grey: the means of the others." not in write_report([rows_of(tmp_path)], tmp_path / "few").read_text()
 
 
+def test_many_evaluations_are_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lines(page: Path) -> list[int]:
+        drawn = [base64.b64decode(text).decode() for text in re.findall(r"image/svg\+xml;base64,([^\"]+)", page.read_text())]
+        return [svg.count("<image") for svg in drawn]
+
+    rows = rows_of(tmp_path)
+    assert not any(lines(write_report([rows], tmp_path / "few")))
+    monkeypatch.setattr(panels, "POINTS", 20)
+    many = lines(write_report([rows], tmp_path / "many"))
+    assert many[:2] == [0, 0] and all(many[2:]) and len(many) == 2 + 2 * 3
+
+
+def test_single_evaluations_are_dots(tmp_path: Path) -> None:
+    evaluations = curves(read_rows([rows_of(tmp_path)]))
+    first = evaluations[(evaluations["timestep"] == 100) & (evaluations["task"] == "hopper-medium")]
+    for figure in (panels.learning_curves(first, looks("ab"), None), panels.values(first, looks("ab"))):
+        shown = [line for axes in figure.axes for line in axes.get_lines() if len(line.get_xdata())]
+        assert len(shown) >= 6 and all(line.get_marker() not in ("", "None") for line in shown)
+
+
+def test_published_numbers_are_no_measure_for_other_data_only(tmp_path: Path) -> None:
+    rows = pd.read_csv(rows_of(tmp_path) / "rows.csv")
+    rows["label"] = rows["label"].map({"a": "damo", "b": "mopo"})
+    for sources, words in (
+        (("d4rl", "d4rl"), "other options."),
+        (("d4rl", "generated"), "That is not the data above of hopper-random: no measure for the scores there."),
+        (("generated", "generated"), "That is not the data above: no measure for the scores there."),
+    ):
+        rows["source"] = rows["task"].map(dict(zip(("hopper-medium", "hopper-random"), sources, strict=True)))
+        rows.to_csv(tmp_path / "rows.csv", index=False)
+        text = write_report([tmp_path], tmp_path / "report").with_name("scores.md").read_text()
+        about = next(line for line in text.splitlines() if line.startswith("**Published: DAMO's paper"))
+        assert about.endswith(words)
+
+
+def test_seeds_without_a_common_step_are_told(tmp_path: Path) -> None:
+    rows = read_rows([rows_of(tmp_path)])
+    rows.loc[(rows["label"] == "b") & (rows["seed"] == 2), "timestep"] += 50
+    told_of = remarks(rows, run_scores(rows))
+    assert "there is no mean curve of b on hopper-medium: its seeds were evaluated at different steps" in told_of
+    assert not any("mean curve of a" in text for text in told_of)
+
+
 def test_latex_is_balanced_and_escaped() -> None:
     entry = {"task": "walker2d_50%", "label": "a_b&c", "mean": 9.5, "std": 0.5, "seeds": {1: 9.0, 2: 10.0}, "unfinished": []}
     entry["steps"] = {1: 100, 2: 200}

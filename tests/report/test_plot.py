@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +105,17 @@ def test_wrong_keys_suffixes_and_folders_are_one_sentence(runs: list[Path], tmp_
         (b"alpha,timestep\n1\n2,10\n", "line 2 of .* is damaged"),
     ],
 )
-def test_damaged_tables_are_one_sentence(content: bytes, words: str, runs: list[Path], tmp_path: Path) -> None:
+def test_damaged_tables_are_one_sentence(
+    content: bytes, words: str, runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which does not keep the other runs of a folder from being drawn."""
     (runs[0] / "record" / "policy_training_progress.csv").write_bytes(content)
     with pytest.raises(UserError, match=words):
-        draw_figures(runs, tmp_path / "a.png", ["alpha"])
+        draw_figures(runs[:1], tmp_path / "a.png", ["alpha"])
+    assert not (tmp_path / "a.png").exists() and not capsys.readouterr().err
+    assert draw_figures(runs, tmp_path / "a.png", ["alpha"]) == ["alpha"] and (tmp_path / "a.png").exists()
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("left out: ") and re.search(words, told) and runs[0].name in told
 
 
 def test_a_row_that_is_being_written_is_left_out(runs: list[Path]) -> None:

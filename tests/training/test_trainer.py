@@ -127,14 +127,6 @@ def test_initial_states_default_to_dataset_states(tmp_path: Path) -> None:
     assert all(row.numpy().tobytes() in known for row in trainer.sample_batch()["init"])
 
 
-@pytest.mark.parametrize("buffer_class", [DeviceReplayBuffer, ReplayBuffer])
-def test_the_value_of_the_data_is_that_of_its_first_rows(tmp_path: Path, buffer_class: Any) -> None:
-    trainer = make(tmp_path, DAMOTrainer, buffer_class)
-    rows = {key: values[:40] for key, values in trainer.real_buffer.sample_all().items()}
-    want = float(trainer.policy.critic1(rows["observations"], rows["actions"]).detach().mean())
-    assert trainer._q_of_data() == pytest.approx(want, rel=1e-5) and want != 0
-
-
 def test_evaluation_uses_the_same_seeds_each_time_and_every_nth_epoch(tmp_path: Path) -> None:
     trainer = make(tmp_path, DAMOTrainer, DeviceReplayBuffer, eval_every=2)
     trainer.train()
@@ -222,11 +214,16 @@ def test_findings_are_logged_kept_and_may_stop_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("buffer_class", [ReplayBuffer, DeviceReplayBuffer])
-def test_the_value_of_the_data_is_the_critics_on_its_first_rows(buffer_class: type[ReplayBuffer], tmp_path: Path) -> None:
-    """Whichever buffer holds them."""
+def test_the_value_of_the_data_is_the_critics_on_rows_all_over_it(buffer_class: type[ReplayBuffer], tmp_path: Path) -> None:
+    """Whichever buffer holds them, and without drawing numbers that training would have drawn."""
     trainer = make(tmp_path, DAMOTrainer, buffer_class)
     rows = trainer.real_buffer.sample_all()
+    size = len(rows["rewards"])
+    index = [i * (size - 1) // 39 for i in range(40)]
+    assert index[0] == 0 and index[-1] == size - 1 > 80
     with torch.no_grad():
-        expected = float(trainer.policy.critic1(rows["observations"][:40], rows["actions"][:40]).mean())
+        expected = float(trainer.policy.critic1(rows["observations"][index], rows["actions"][index]).mean())
+    before = np.random.get_state()[2], torch.get_rng_state().sum()
+    assert (trainer._q_of_data(), np.random.get_state()[2], torch.get_rng_state().sum())[1:] == before
     assert expected != pytest.approx(float(trainer.policy.critic1(np.zeros((1, OBS), "f4"), np.zeros((1, ACT), "f4")).detach()), rel=1e-3)
     assert trainer._q_of_data() == pytest.approx(expected, rel=1e-5)
