@@ -21,7 +21,6 @@ from offlinerlkit_damo.compare.pace import seconds_left
 from offlinerlkit_damo.compare.plan import SEEDS, Plan, jobs, make_plan, read_plan, write_plan
 from offlinerlkit_damo.compare.runner import Executor, Status, failure, log_path, run_plan
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.files import check_writable
 from offlinerlkit_damo.flags import listed
 from offlinerlkit_damo.report.comparison import write_report
 from offlinerlkit_damo.training.run import check_device
@@ -53,7 +52,6 @@ def _run(plan: Plan, arguments: argparse.Namespace) -> None:
         raise UserError(f"--jobs {arguments.jobs} is not positive")
     for name in plan.unread():
         print(f"{name} changes nothing: no contestant of this comparison reads it", file=sys.stderr)
-    check_writable(arguments.out)
     if arguments.dry_run or arguments.executor != "ray":  # whose devices are other machines'
         for name in sorted({job.config.device for job in jobs(plan, arguments.out)}):
             check_device(name)

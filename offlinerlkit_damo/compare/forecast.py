@@ -9,13 +9,15 @@ from offlinerlkit_damo.compare.estimate import Cost, Data, estimate, makespan, r
 from offlinerlkit_damo.compare.plan import Plan, jobs, model_key
 from offlinerlkit_damo.compare.runner import Status
 from offlinerlkit_damo.config import Config
+from offlinerlkit_damo.files import check_writable
 from offlinerlkit_damo.training.dynamics import dynamics_id
 from offlinerlkit_damo.training.dynamics_store import stored_folder
 from offlinerlkit_damo.training.run_folder import is_finished
 
 
 def dry_run(plan: Plan, out: Path, at_once: int) -> None:
-    """Print what would be run and how long it would take here; runs nothing."""
+    """Print what would be run and how long it would take here; runs nothing. Raises UserError where `out` cannot be."""
+    check_writable(out)
     costs: dict[tuple[str, str], Cost] = {}
     datasets: dict[tuple[Any, ...], Data] = {}
     models: set[Any] = {None}  # those that are there or that an earlier run trains, and that of a run without

@@ -119,7 +119,8 @@ def _curves(evaluations: pd.DataFrame, drawn: Mapping[str, Look], across: str, w
         return _curves_apart(evaluations, {label: drawn[label] for label in shown}, across, what, dataset_mean)
     figure, axes = _axes()
     for label in shown:
-        _curve(axes, evaluations[evaluations["label"] == label], drawn[label], across, label)
+        ours = evaluations[evaluations["label"] == label]
+        _curve(axes, ours, on_common_grid(ours), drawn[label], across)
     _dataset_line(axes, dataset_mean)
     axes.set(xlabel=what, ylabel="normalised score")
     _count_steps(axes, across)
@@ -136,9 +137,9 @@ def _curves_apart(evaluations: pd.DataFrame, drawn: Mapping[str, Look], across: 
         for grid in means.values():
             panel.plot(grid[across], grid["score"], color="0.8", linewidth=0.8)
         ours = evaluations[evaluations["label"] == label]
-        _curve(panel, ours, drawn[label], across, label)
+        _curve(panel, ours, means[label], drawn[label], across)
         _dataset_line(panel, dataset_mean)
-        panel.set_title(_counted(ours, label), fontsize="medium")
+        panel.set_title(_counted(ours), fontsize="medium")
         panel.tick_params(labelbottom=True)
         _count_steps(panel, across)
     for panel in panels[len(drawn) :]:
@@ -155,13 +156,13 @@ def _count_steps(axes: Axes, across: str) -> None:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # not of minutes, whose fractions it would call milliminutes
 
 
-def _curve(axes: Axes, ours: pd.DataFrame, look: Look, across: str, label: str) -> None:
+def _curve(axes: Axes, ours: pd.DataFrame, grid: pd.DataFrame, look: Look, across: str) -> None:
+    """The runs of one contestant, and their mean, `grid`."""
     for _, run in ours.groupby("seed"):
         axes.plot(run[across], run["score"], color=look.colour, linewidth=0.7, alpha=0.4, marker=_dot(run))
-    grid = on_common_grid(ours)
     axes.plot(
         grid[across], grid["score"], color=look.colour, linestyle=look.dashes, linewidth=2.2, marker=look.marker, markersize=6,
-        markevery=max(1, len(grid) // 6), label=_counted(ours, label),
+        markevery=max(1, len(grid) // 6), label=_counted(ours),
     )  # fmt: skip
 
 
@@ -177,8 +178,8 @@ def _dot(run: pd.DataFrame) -> str:
     return "." if len(run) == 1 else ""  # a line of one point cannot be seen
 
 
-def _counted(ours: pd.DataFrame, label: str) -> str:
-    return f"{label}, {ours['seed'].nunique()} seed{'s' * (ours['seed'].nunique() > 1)}"
+def _counted(ours: pd.DataFrame) -> str:
+    return f"{ours['label'].iloc[0]}, {ours['seed'].nunique()} seed{'s' * (ours['seed'].nunique() > 1)}"
 
 
 def _dataset_line(axes: Axes, dataset_mean: float | None) -> None:

@@ -101,10 +101,14 @@ def curves(rows: pd.DataFrame) -> pd.DataFrame:
 
 def on_common_grid(evaluations: pd.DataFrame, columns: Sequence[str] = ("score", "minutes", "q_data", "worth")) -> pd.DataFrame:
     """The mean over seeds of one contestant's evaluations on one task, at the steps at which every seed was evaluated."""
-    every = evaluations.groupby("timestep")["seed"].nunique()
-    common = every[every == evaluations["seed"].nunique()].index
-    there = evaluations[evaluations["timestep"].isin(common)]
+    there = evaluations[evaluations["timestep"].isin(_common_steps(evaluations))]
     return pd.DataFrame(there.groupby("timestep")[list(columns)].mean()).reset_index()
+
+
+def _common_steps(rows: pd.DataFrame) -> pd.Index:
+    """The steps at which every seed of one contestant on one task was evaluated."""
+    every = rows.groupby("timestep")["seed"].nunique()
+    return every[every == rows["seed"].nunique()].index
 
 
 def run_scores(rows: pd.DataFrame) -> pd.DataFrame:
@@ -166,7 +170,7 @@ def remarks(rows: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
         found += _unshared(rows[rows["task"] == task], task)
         found += _differing(rows[rows["task"] == task], "dataset", f"runs on {task} learned from different datasets")
     for (task, label), group in rows.groupby(["task", "label"]):
-        if _shared_steps(group) == 0:
+        if _common_steps(group).empty:
             found.append(f"there is no mean curve of {label} on {task}: its seeds were evaluated at different steps")
         found += _differing(group, "config_hash", f"{label} on {task} has runs with different options", by="seed")
     found += _differing(rows, "host", "some runs used OfflineRL-Kit's classes, others the stand-in's")
@@ -182,11 +186,6 @@ def remarks(rows: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
         what = "evaluation" if numbers == "1" else "evaluations"
         found.append(f"{runs} only {numbers} {what} instead of {LAST} to take the mean of")
     return found + few_of(list(scores[finished].groupby(["task", "label"]).size()), scores["task"].nunique(), "seed")
-
-
-def _shared_steps(rows: pd.DataFrame) -> int:
-    """How many steps one contestant's seeds were all evaluated at."""
-    return int((rows.groupby("timestep")["seed"].nunique() == rows["seed"].nunique()).sum())
 
 
 def _unshared(rows: pd.DataFrame, task: str) -> list[str]:
