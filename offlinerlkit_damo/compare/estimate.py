@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from offlinerlkit_damo.config import MODEL_BASED, Config
 from offlinerlkit_damo.tasks import OfflineDataset, Task, config_task, is_here, make_env, resolve_dataset
@@ -21,7 +20,7 @@ from offlinerlkit_damo.tasks.dataset import assemble
 from offlinerlkit_damo.tasks.task import TIME_LIMIT
 from offlinerlkit_damo.training.bench_stages import NOTHING, Silence, made_up
 from offlinerlkit_damo.training.dynamics import build_dynamics
-from offlinerlkit_damo.training.run import make_trainer
+from offlinerlkit_damo.training.run import make_trainer, set_up_torch
 from offlinerlkit_damo.training.scaling import standardised
 from offlinerlkit_damo.training.trainer import DAMOTrainer, run_episodes
 
@@ -64,7 +63,7 @@ def run_data(config: Config) -> Data:
 
 def estimate(config: Config, data: Data) -> Cost:
     """What a run of `config` will take; an evaluation's episodes are counted to their time limit."""
-    torch.set_num_threads(config.threads)
+    set_up_torch(config)
     task = config_task(config)
     small = dataclasses.replace(config, rollout_batch_size=min(config.rollout_batch_size, 1000), checkpoint_every=0)
     dataset, scaler = _dataset(data.obs_dim, data.action_dim), None
