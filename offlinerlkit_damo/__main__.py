@@ -120,11 +120,14 @@ def _report(arguments: argparse.Namespace) -> None:
         from offlinerlkit_damo.report.comparison import write_report
 
         first = arguments.runs[0]
-        print(write_report(arguments.runs, arguments.out or (first.parent if first.is_file() else first), arguments.format))
+        out = arguments.out or (first.parent if first.is_file() else first)
+        print(write_report(arguments.runs, out, arguments.format, arguments.reference))
         return
     for path in arguments.runs:
         if not (path / FACTS).exists():
             raise UserError(f"{str(path)!r} is neither a run's folder, with {FACTS}, nor a comparison's, with {ROWS}")
+    if arguments.reference is not None:
+        raise UserError("--reference is for a comparison; runs by themselves are drawn, not compared")
     if arguments.format is not None:
         raise UserError("--format is for a comparison's figures; the file of a run's curve ends as it should be written, --out curve.pdf")
     from offlinerlkit_damo.report.curve import draw_learning_curve
@@ -242,6 +245,7 @@ def command_line() -> Parser:
     figure.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of one task, or comparisons (or their rows.csv)")
     figure.add_argument("--out", type=Path, metavar="PATH", help="figure to write [learning_curve.png]; a report's folder [the first RUN]")
     figure.add_argument("--format", choices=FORMATS, help="of a comparison: its figures as files beside the page, too")
+    figure.add_argument("--reference", metavar="NAME", help="of a comparison: what others are compared with [the rows' first]")
     figure.set_defaults(run=_report)
 
     compare = commands.add_parser("compare", help="run algorithms side by side, on the same tasks, seeds and dynamics models")

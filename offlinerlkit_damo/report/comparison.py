@@ -18,7 +18,7 @@ from offlinerlkit_damo.report.looks import Look, looks
 from offlinerlkit_damo.report.options import own_options
 from offlinerlkit_damo.report.origin import origin
 from offlinerlkit_damo.report.planned import failures, unmeasured
-from offlinerlkit_damo.report.scores import LAST, contestants, curves, read_rows, remarks, run_scores, score_table
+from offlinerlkit_damo.report.scores import LAST, contestants, curves, led_by, read_rows, remarks, run_scores, score_table
 from offlinerlkit_damo.report.statistics import Floats, Interval, Scores
 from offlinerlkit_damo.report.tables import NONE, latex, markdown, numbers, published_tables, wide, with_interval
 
@@ -69,16 +69,19 @@ class Drawing:
     alt: str
 
 
-def write_report(folders: Sequence[Path], out: Path, figure_format: str | None = None) -> Path:
+def write_report(folders: Sequence[Path], out: Path, figure_format: str | None = None, reference: str | None = None) -> Path:
     """Write report.html, its tables as scores.md and scores.tex, their numbers as scores.csv and run_scores.csv; returns the page's path.
 
     From the rows of one or more comparisons, their folders or the files themselves; what contestants changed from their folders' runs, if
     these are there. A run's score is the mean of its last ten evaluations. `figure_format` ("png", "svg" or "pdf") also writes the
-    page's figures as files of their own. Raises UserError as `read_rows` does, and for a file as `out`.
+    page's figures as files of their own; `reference` is the contestant that the others are compared with, else the rows' first. Raises
+    UserError as `read_rows` does, for a reference that is not there, and for a file as `out`.
     """
     if out.suffix in (*SUFFIXES, ".html", ".csv", ".md", ".tex") or out.is_file():
         raise UserError(f"{str(out)!r} is the name of a file; a comparison's report is several, so name a folder with --out")
     rows = read_rows(folders)
+    if reference is not None:
+        rows = led_by(rows, reference)
     check_writable(out)
     out.mkdir(parents=True, exist_ok=True)
     scores = run_scores(rows)

@@ -86,6 +86,14 @@ def contestants(rows: pd.DataFrame) -> list[str]:
     return [str(label) for label in rows["label"].unique()]
 
 
+def led_by(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """The rows with those of the contestant `reference` first, all else in their order; raises UserError if there is none of that name."""
+    there = contestants(rows)
+    if reference not in there:
+        raise UserError(f"there is no contestant {reference!r} to compare with; there are {', '.join(there)}")
+    return rows.sort_values("label", key=lambda labels: labels != reference, kind="stable", ignore_index=True)
+
+
 def curves(rows: pd.DataFrame) -> pd.DataFrame:
     """task, label, seed, timestep, and of every evaluation: the mean score of its episodes, the minutes of training until it, the critic's
     mean value of the data (q_data), and what an episode was worth; nan where one is not known.

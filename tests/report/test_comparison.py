@@ -337,6 +337,23 @@ def test_aggregates_compare_with_the_first(tmp_path: Path) -> None:
     assert table["IQM"].tolist()[1].startswith("19.5 [19.0, 20.0]")
 
 
+def test_the_reference_is_compared_with(tmp_path: Path) -> None:
+    folder = rows_of(tmp_path / "rows")
+
+    def chances(*arguments: str) -> pd.DataFrame:
+        main(["report", str(folder), "--out", str(tmp_path / "out"), *arguments])
+        lines = (tmp_path / "out" / "scores.md").read_text().splitlines()
+        (start,) = (i for i, line in enumerate(lines) if "P(better than" in line)
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start : start + 4]]
+        return pd.DataFrame(cells[2:], columns=cells[0]).set_index("contestant")
+
+    first, other = chances()["P(better than a)"], chances("--reference", "b")["P(better than b)"]
+    assert list(first.index) == ["a", "b"] and list(other.index) == ["b", "a"]
+    assert first["b"].startswith("1.0") and other["a"].startswith("0.0") and first["a"] == other["b"] == "-"
+    with pytest.raises(UserError, match="no contestant 'c' to compare with; there are a, b"):
+        chances("--reference", "c")
+
+
 class Reader(HTMLParser):
     """Every attribute of a page, and what its images are."""
 
@@ -483,6 +500,8 @@ def test_figures_as_files(tmp_path: Path) -> None:
     (run / "run.json").write_text("{}")
     with pytest.raises(UserError, match="--format is for a comparison's figures"):
         main(["report", str(run), "--format", "pdf"])
+    with pytest.raises(UserError, match="--reference is for a comparison"):
+        main(["report", str(run), "--reference", "damo"])
 
 
 def test_broken_tables_are_one_sentence(tmp_path: Path) -> None:
