@@ -7,20 +7,19 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from offlinerlkit_damo.config import Config
 from offlinerlkit_damo.engine.dynamics import RoutedDynamics
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.kit import HOST, EnsembleDynamics, EnsembleDynamicsModel, Logger, StandardScaler, get_termination_fn
-from offlinerlkit_damo.tasks import OfflineDataset, Task, config_task
+from offlinerlkit_damo.kit import HOST, EnsembleDynamics, EnsembleDynamicsModel, Logger, StandardScaler
+from offlinerlkit_damo.tasks import OfflineDataset, config_task
+from offlinerlkit_damo.tasks.termination import termination_fn
 from offlinerlkit_damo.training.dynamics_store import locked, read_model_facts, save_model, stored_facts, stored_folder
 from offlinerlkit_damo.training.state import check_weights
 
@@ -31,7 +30,6 @@ SETTINGS = (
 FILES = ("dynamics.pth", "mu.npy", "std.npy")
 STORE_FORMAT = 4  # raise when the same settings give another model
 MAX_HOLDOUT = 1000  # rows
-TerminationFn = Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], NDArray[np.bool_]]
 
 
 def seed_everything(seed: int) -> None:
@@ -61,15 +59,6 @@ def build_dynamics(config: Config, obs_dim: int, action_dim: int, scaler: Standa
     if scaler is not None:
         terminal_fn = _on_raw_observations(terminal_fn, scaler)
     return RoutedDynamics(model, optim, StandardScaler(), terminal_fn, penalty_coef=penalty)
-
-
-def termination_fn(task: Task) -> TerminationFn:
-    """The host's rule, (obs, action, next_obs) -> bool [n, 1], of the task's robot; a simulator without one never ends a model rollout."""
-    if task.robot is None:
-        return lambda obs, action, next_obs: np.zeros((len(next_obs), 1), bool)
-    rule: TerminationFn = get_termination_fn(f"{task.robot}-v2")
-    skip = task.positions
-    return (lambda obs, action, next_obs: rule(obs[:, skip:], action, next_obs[:, skip:])) if skip else rule
 
 
 def _on_raw_observations(terminal_fn: Any, scaler: StandardScaler) -> Any:
