@@ -67,7 +67,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if arguments.json is not None:
         check_writable(arguments.json.parent)  # before minutes of simulation
     policy = _loaded(arguments.path)
-    options = {"task": arguments.task, "seed": arguments.seed, "deterministic": not arguments.stochastic}
+    options = {"task": arguments.task, "env": arguments.env, "seed": arguments.seed, "deterministic": not arguments.stochastic}
     if arguments.video is not None:
         from offlinerlkit_damo.training.video import film_episode
 
@@ -78,7 +78,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         save_json({"path": str(arguments.path), **found}, arguments.json)
     how = "deterministic" if found["deterministic"] else "stochastic"
     print(
-        f"{found['task']}: {found['mean_score']:.1f} +- {found['std_score']:.1f} normalised points, return {found['mean_return']:.1f}, "
+        f"{found['task']}: {found['mean_score']:.1f} +- {found['std_score']:.1f} {found['unit']}, mean return {found['mean_return']:.1f}, "
         f"length {found['mean_length']:.1f} ({found['episodes']} {how} episodes)"
     )
 
@@ -222,7 +222,8 @@ def command_line() -> Parser:
     mode = evaluate.add_mutually_exclusive_group()
     mode.add_argument("--deterministic", action="store_true", help="act by the policy's mode, the default")
     mode.add_argument("--stochastic", action="store_true", help="sample the actions")
-    evaluate.add_argument("--task", help="task, where the folder does not say it")
+    evaluate.add_argument("--task", help="task, where the folder does not say it, or another")
+    evaluate.add_argument("--env", metavar="ID", help="play in this simulator of Gymnasium's instead")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write every episode's return, score and length")
     evaluate.add_argument("--video", type=Path, metavar="FILE", help="film the first episode, .mp4 or .gif")
     evaluate.set_defaults(run=_evaluate)

@@ -413,8 +413,8 @@ def resolve(flags: Mapping[str, Any], *, config_file: Path | None = None, defaul
     # its package imports this module
     from offlinerlkit_damo.tasks.task import preset_name
 
-    task = preset_name(str(given["task"]))
-    layers = {**preset["options"], **preset["tasks"].get(task, {}), **given, "algo_name": algo_name, "preset": name}
+    of_task = preset["tasks"].get(preset_name(str(given["task"]), coerce("env", given.get("env"))), {})
+    layers = {**preset["options"], **of_task, **given, "algo_name": algo_name, "preset": name}
     config = Config.from_flat(layers)
     if algo_name not in (*MODEL_FREE, "damo"):  # DAMO's own switches are ablations: what is left still reads some of the rest
         _refuse_idle_terms(config, flags)

@@ -159,6 +159,7 @@ def train_and_report(config: Config, *, resume: Path | None = None, force: bool 
     """Train (or continue a run, see `training.run.train`), draw the learning curve, print the score; returns the run folder."""
     # here, so that --help does not wait for torch
     from offlinerlkit_damo.report.curve import draw_learning_curve
+    from offlinerlkit_damo.tasks import Task
     from offlinerlkit_damo.training.run import train
 
     results = train(config, resume=resume, force=force)
@@ -168,7 +169,7 @@ def train_and_report(config: Config, *, resume: Path | None = None, force: bool 
         return folder
     draw_learning_curve([folder], folder / "result" / "learning_curve.png")
     beside = "" if mean is None else f" (dataset mean {mean:.1f})"
-    print(f"last 10 evaluations: {results['last_10_performance']:.1f} normalised points{beside}\nrun folder: {folder}")
+    print(f"last 10 evaluations: {results['last_10_performance']:.1f} {Task(**results['task']).unit}{beside}\nrun folder: {folder}")
     return folder
 
 
@@ -176,6 +177,7 @@ def train_fleet_and_report(arguments: argparse.Namespace) -> None:
     """Train the runs of `--fleet`, or go on with those of `--resume` RECORD.json; draw every learning curve, print every score."""
     # here, so that --help does not wait for torch
     from offlinerlkit_damo.report.curve import draw_learning_curve
+    from offlinerlkit_damo.tasks import Task
     from offlinerlkit_damo.training.fleet_file import read_fleet
     from offlinerlkit_damo.training.fleet_run import resumed_fleet, train_fleet
 
@@ -195,5 +197,5 @@ def train_fleet_and_report(arguments: argparse.Namespace) -> None:
         folder, score = Path(result["folder"]), result["last_10_performance"]
         if score is not None:
             draw_learning_curve([folder], folder / "result" / "learning_curve.png")
-        judged = "not evaluated" if score is None else f"last 10 evaluations: {score:.1f} normalised points"
+        judged = "not evaluated" if score is None else f"last 10 evaluations: {score:.1f} {Task(**result['task']).unit}"
         print(f"{name}: {judged}; run folder: {folder}")

@@ -92,7 +92,9 @@ def test_field_defaults_are_the_stable_preset() -> None:
 def test_mopo() -> None:
     config = resolve({"algo_name": "mopo", "task": "hopper-medium"})
     assert (config.algo_name, config.preset, config.rollout_length, config.penalty_coef, config.actor_lr) == ("mopo", "kit", 5, 5.0, 1e-4)
-    config = resolve({"algo_name": "mopo", "task": "hopper-expert"})  # a task that the kit's script suggests nothing for
+    config = resolve({"algo_name": "mopo", "task": "hopper-expert"})  # the kit's script suggests nothing for it: medium-expert's
+    assert (config.rollout_length, config.penalty_coef) == (5, 5.0)
+    config = resolve({"algo_name": "mopo", "task": "ant-medium-v2"})  # nor for anything near
     assert (config.rollout_length, config.penalty_coef) == (1, 2.5)
 
 
@@ -324,6 +326,7 @@ def test_stable_has_the_papers_tasks_and_rollout_lengths() -> None:
     tasks = presets("damo")["stable"]["tasks"]
     lengths = {task: row[1] for task, row in PAPER_TABLE.items()}
     lengths["hopper-medium-expert"] = 20  # measured: docs/experiments.md, section 11
+    lengths |= {f"ant-{quality}": 5 for quality in ("random", "medium", "medium-replay", "medium-expert")}  # not in the paper
     assert {task: values["rollout_length"] for task, values in tasks.items()} == lengths
 
 

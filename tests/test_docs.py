@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from offlinerlkit_damo.__main__ import command_line
+from offlinerlkit_damo.__main__ import command_line, main
 from offlinerlkit_damo.compare.plan import jobs, read_plan
 from offlinerlkit_damo.config import Config, DAMOConfig, options, presets
 from offlinerlkit_damo.damo.divergences import NAMES
@@ -35,6 +35,18 @@ EVERYTHING = dict(
     classifier_input_noise=0.1,
     classifier_label_smoothing=0.1,
 )
+
+
+BASELINES: dict[str, tuple[str, ...]] = {
+    "mopo": (),
+    "mobile": (),
+    "combo": ("--with-lagrange", "true"),
+    "rambo": (
+        "--dynamics-update-freq", "1", "--adv-train-steps", "2", "--adv-batch-size", "8", "--bc-epoch", "1", "--bc-batch-size", "8",
+        "--adv-weight", "0.1",
+    ),
+}  # fmt: skip
+"""The other algorithms with a model, with the flags that have them log all they can."""
 
 
 class StillEnv:
@@ -81,6 +93,20 @@ def train(folder: Path, method: DAMOConfig) -> set[str]:
     return {column.strip() for table in tables for column in table.read_text().splitlines()[0].split(",")}
 
 
+def train_baseline(folder: Path, *flags: str) -> set[str]:
+    """Train an algorithm by the command line on random numbers; the columns of its progress table."""
+    rng = np.random.default_rng(0)
+    np.savez(
+        folder / "data.npz", observations=rng.normal(size=(ROWS, OBS_DIM)), next_observations=rng.normal(size=(ROWS, OBS_DIM)),
+        actions=rng.uniform(-1, 1, (ROWS, ACTION_DIM)), rewards=rng.normal(size=ROWS), terminals=np.zeros(ROWS), timeouts=np.zeros(ROWS),
+    )  # fmt: skip
+    words = "train --task hopper-medium --hidden-dims 8 --batch-size 40 --epoch 1 --step-per-epoch 2 --eval-episodes 1 --rollout-length 1"
+    words += " --dynamics-max-epochs 1 --dynamics-hidden-dims 8 --dynamics-weight-decay 0 0 --rollout-batch-size 40"
+    main([*words.split(), "--data", str(folder / "data.npz"), "--logdir", str(folder / "log"), *flags])
+    (table,) = folder.glob("log/hopper-medium/*/seed_*/record/policy_training_progress.csv")
+    return {column.strip() for column in table.read_text().splitlines()[0].split(",")}
+
+
 def documented_keys() -> set[str]:
     """The keys in the first column of the tables of docs/metrics.md."""
     rows = re.findall(r"^\| (`.+?`) \|", (DOCS / "metrics.md").read_text(encoding="utf-8"), re.MULTILINE)
@@ -96,11 +122,15 @@ def documented_options() -> list[str]:
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """Every key that training logs, over both actors and with every feature on."""
+    """Every key that training with a model logs: over both actors and with every feature on, and of the baselines."""
     torch.manual_seed(0)
     keys: set[str] = set()
     for actor_mode in ("damo", "sac"):
         keys |= train(tmp_path_factory.mktemp(actor_mode), DAMOConfig(actor_mode=actor_mode, **EVERYTHING))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OFFLINERLKIT_DAMO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        for name, flags in BASELINES.items():
+            keys |= train_baseline(tmp_path_factory.mktemp(name), "--algo", name, *flags)
     return keys
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 import types
@@ -18,7 +19,7 @@ from offlinerlkit_damo.__main__ import main
 from offlinerlkit_damo.config import resolve
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.tasks import SimulatorEnv, get_task, make_d4rl_env
-from offlinerlkit_damo.training.dynamics import termination_fn
+from offlinerlkit_damo.tasks.termination import termination_fn
 
 TINY = shlex.split(
     "--hidden-dims 8 --batch-size 40 --epoch 2 --step-per-epoch 3 --eval-episodes 1 --dynamics-max-epochs 1 --dynamics-hidden-dims 8 "
@@ -50,7 +51,7 @@ def test_a_simulator_of_ones_own_is_scored_by_its_returns(pendulum: Path, capsys
     capsys.readouterr()
     main(["evaluate", str(run), "--episodes", "1", "--seed", "1000000"])
     value = results["evaluations"]["score"][-1]
-    assert f"Pendulum-v1: {value:.1f} +- 0.0 normalised points, return {value:.1f}," in capsys.readouterr().out
+    assert f"Pendulum-v1: {value:.1f} +- 0.0 points of return, mean return {value:.1f}," in capsys.readouterr().out
     # by hand: the policy's action times 2 is the simulator's
     env: Any = gymnasium.make("Pendulum-v1")
     obs, _ = env.reset(seed=1_000_000)
@@ -71,8 +72,14 @@ def test_without_a_simulator_there_is_a_policy_and_no_score(algo: str, pendulum:
     results = json.loads((run / "result" / "results.json").read_text())
     assert results["last_10_performance"] is None and results["task"]["env_id"] is None
     assert load_policy(run).select_action(np.zeros(3)).shape == (1,)
-    with pytest.raises(UserError, match="swings has no simulator"):
+    with pytest.raises(UserError, match="swings has no simulator; give one with --env"):
         main(["evaluate", str(run), "--episodes", "1"])
+    main(["evaluate", str(run), "--episodes", "1", "--env", "Pendulum-v1"])
+    assert re.search(r"swings: -\d+\.\d \+- 0\.0 points of return", capsys.readouterr().out)
+    with pytest.raises(UserError, match=r"sizes \(3, 1\), the simulator of swings has \(11, 3\)"):
+        main(["evaluate", str(run), "--episodes", "1", "--env", "Hopper-v4"])
+    with pytest.raises(UserError, match="leave --task or --env out"):
+        main(["evaluate", str(run), "--episodes", "1", "--env", "Pendulum-v1", "--task", "hopper-medium"])
     main(["train", "--resume", str(run), "--epoch", "3", "--force"])
 
 
@@ -89,6 +96,7 @@ def test_without_a_simulator_there_is_a_policy_and_no_score(algo: str, pendulum:
         ("--env Hopper-v4 --data swings.npz", "has observations and actions of sizes (11, 3), the dataset (3, 1)"),
         ("--task swings --data swings.npz", "unknown task 'swings'"),
         ("--no-eval true --task swings", "unknown task 'swings'"),
+        ("--env Pendulum-v1 --data swings.npz --absorbing true", "would pay for every recorded end; use --absorbing false"),
         ("--env-backend d4rl --env Pendulum-v1 --data swings.npz", "env_backend d4rl is for D4RL's own tasks"),
         ("--env-backend d4rl --data-size 50 --task hopper-random", "hopper-random is not one of them"),
     ],
@@ -98,6 +106,20 @@ def test_wrong_combinations_are_one_sentence(flags: str, words: str, pendulum: P
         main(["train", *TINY, *shlex.split(flags)])
     assert words in str(caught.value)
     assert not (pendulum / "log").exists()
+
+
+def test_a_run_says_what_is_doubtful_about_it(pendulum: Path) -> None:
+    """A preset without the task, rows out of order, and a c0 that does not go with the divergence; none of it where all is well."""
+    rows = np.load(pendulum / "swings.npz")
+    loose = {name: rows[name] for name in rows.files if name != "timeouts"}
+    np.savez(pendulum / "loose.npz", **{**loose, "terminals": np.zeros(60)})
+    odd = shlex.split("--data loose.npz --env Pendulum-v1 --divergence chi2")
+    main(["train", *odd, *TINY])
+    main(["train", "--task", "swings", "--data", "swings.npz", "--env", "Pendulum-v1", "--preset", "stable", *TINY])
+    said = [next(pendulum.glob(f"log/{task}/damo/*/record/consoleout_backup.txt")).read_text() for task in ("Pendulum-v1", "swings")]
+    for words in ("has no values for Pendulum-v1", "in 59 of 60 rows next_observations is not", "Q settles where the mean weight is 0.01 "):
+        assert words in said[0], words
+    assert "has no values for swings" in said[1] and "next_observations is not" not in said[1] and "Q settles" not in said[1]
 
 
 class OldGymEnv:
@@ -160,6 +182,8 @@ def test_a_name_without_a_preset_of_its_own_takes_the_options_of_all() -> None:
     assert resolve({"env": "Pendulum-v1", "data": "x.npz"}).task == "Pendulum-v1"
     near = resolve({"task": "minari:mujoco/hopper/medium-v0"})
     assert near.real_ratio == resolve({"task": "hopper-medium"}).real_ratio == 0.5
+    assert resolve({"env": "Hopper-v5", "data": "x.npz"}).real_ratio == 0.5
+    assert resolve({"task": "hopper-expert", "algo_name": "mobile"}).mobile.mobile_target_floor == 0
 
 
 def test_scaled_actions_are_clipped_to_the_bounds() -> None:

@@ -172,6 +172,8 @@ DIVERGENCES: dict[str, Callable[[], Divergence]] = {
 }
 """The parameterless divergences by name; `cubic` takes k and is reached through `get_divergence`."""
 
+UNCLAMPED = ("power", "square")
+"""Those whose weight is negative for negative residuals."""
 NAMES = ("cubic", *DIVERGENCES)
 
 

@@ -32,7 +32,7 @@ def own_options(folders: Sequence[Path], labels: Sequence[str]) -> tuple[dict[st
         label = str(contestant_of(path.parent))
         try:
             config = options_read(read_facts(path.parent)["config"])
-            defaults = _defaults(str(config.get("algo_name")), str(config.get("task")))
+            defaults = _defaults(str(config.get("algo_name")), str(config.get("task")), config.get("env"))
         except UserError:
             continue  # damaged, or of another version: then nothing is known
         algos.setdefault(label, str(config["algo_name"]))
@@ -55,8 +55,9 @@ def own_options(folders: Sequence[Path], labels: Sequence[str]) -> tuple[dict[st
 
 
 @cache
-def _defaults(algo: str, task: str) -> dict[str, Any]:
-    return plain(resolve({"algo_name": algo, "task": task}))
+def _defaults(algo: str, task: str, env: str | None) -> dict[str, Any]:
+    own_data = {} if env is None else {"env": env, "data": "any"}  # whose simulator decides which options it takes
+    return {**plain(resolve({"algo_name": algo, "task": task, **own_data})), "env": None, "data": None}
 
 
 def _text(value: Any) -> str:

@@ -6,6 +6,7 @@ timeouts [N]. `terminals` marks the end of the task, `timeouts` an episode cut o
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
@@ -106,11 +107,13 @@ def from_columns(path: Path, name: str | None, arrays: Mapping[str, Floats]) -> 
     terminals = flags(path, "terminals", arrays["terminals"])
     check_actions(str(path), arrays["actions"])
     next_observations = arrays.get("next_observations")
+    inferred = 0
     if "timeouts" in arrays:
         timeouts = flags(path, "timeouts", arrays["timeouts"])
     else:
         assert next_observations is not None  # check_layout
         timeouts = np.append(gaps(arrays["observations"], next_observations), False) & ~terminals  # the last episode is unfinished
+        inferred = int(timeouts.sum())
     dataset = assemble(
         name or path.stem,
         observations=arrays["observations"],
@@ -120,6 +123,7 @@ def from_columns(path: Path, name: str | None, arrays: Mapping[str, Floats]) -> 
         timeouts=timeouts,
         next_observations=next_observations,
     )
+    dataset = dataclasses.replace(dataset, report=dataclasses.replace(dataset.report, inferred=inferred))
     if not len(dataset):
         reasons = ", ".join(f"{count} {reason}" for reason, count in dataset.report.dropped.items())
         raise UserError(f"{path} holds no usable transition ({reasons}); add next_observations or longer episodes")

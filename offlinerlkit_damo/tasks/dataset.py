@@ -28,12 +28,19 @@ class LoadReport:
     rows_kept: int
     dropped: dict[str, int] = field(default_factory=dict)  # reason -> rows
     substituted: int = 0  # terminal rows kept whose own observation stands in for the next one, which was not recorded
+    inferred: int = 0  # episode ends that no column marks, where a row's successor is not the following observation
+
+    @property
+    def torn(self) -> bool:
+        """Whether that holds for most rows, so that there are no episodes to speak of: neither returns nor first states nor steps."""
+        return 2 * self.inferred > self.rows_in
 
     def summary(self) -> str:
         """One line for people: rows read, kept and dropped, and why."""
         reasons = "; ".join(f"{count} dropped: {reason}" for reason, count in self.dropped.items())
         stand_ins = f"{self.substituted} terminal rows without a recorded next observation" if self.substituted else ""
-        return ", ".join(filter(None, [f"{self.rows_kept} of {self.rows_in} transitions", reasons, stand_ins]))
+        ends = f"{self.inferred} episode ends inferred" if self.inferred else ""
+        return ", ".join(filter(None, [f"{self.rows_kept} of {self.rows_in} transitions", reasons, stand_ins, ends]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,10 @@ import numpy as np
 from offlinerlkit_damo.tasks.columns import gaps
 from offlinerlkit_damo.tasks.dataset import OfflineDataset
 from offlinerlkit_damo.tasks.task import TIME_LIMIT, Task
+from offlinerlkit_damo.tasks.termination import termination_fn
 
 SATURATED = 0.99  # an action of at least this size is at the end of its range
+TORN = "are the rows shuffled, or next_observations rounded? Without timeouts nothing tells the episodes and their returns"
 RULE_SAMPLE = 200_000  # rows that the termination rule is tried on
 
 
@@ -33,6 +35,7 @@ def dataset_facts(dataset: OfflineDataset, task: Task | None = None) -> dict[str
         "rows_in": dataset.report.rows_in,
         "dropped": dataset.report.dropped,
         "substituted": dataset.report.substituted,
+        "inferred_ends": dataset.report.inferred,
         "obs_dim": dataset.obs_dim,
         "action_dim": dataset.action_dim,
         "episodes": len(dataset.episode_starts),
@@ -80,6 +83,10 @@ def check_dataset(dataset: OfflineDataset, task: Task | None = None) -> list[Rem
     if dataset.report.substituted:
         text = f"{dataset.report.substituted} terminal rows have no recorded next observation; their own stands in"
         remarks.append(Remark(False, text))
+    if dataset.report.inferred:
+        why = TORN if dataset.report.torn else "each of them is taken for the end of an episode, since there are no timeouts"
+        text = f"in {dataset.report.inferred} of {dataset.report.rows_in} rows next_observations is not the following observation; {why}"
+        remarks.append(Remark(dataset.report.torn, text))
     if len(dataset.episode_returns) == 0:
         remarks.append(Remark(False, "no episode is complete, so there is no mean return to compare with"))
     if dataset.terminals.all():
@@ -125,9 +132,6 @@ def _columns(dataset: OfflineDataset) -> list[Remark]:
 
 
 def _against_task(dataset: OfflineDataset, task: Task) -> list[Remark]:
-    # training imports this package
-    from offlinerlkit_damo.training.dynamics import termination_fn
-
     remarks = []
     longest = max(int(dataset.episode_lengths.max(initial=0)), int(dataset.steps.max()) + 1)  # the last one may be unfinished
     if longest > TIME_LIMIT:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import gymnasium
+
 from offlinerlkit_damo.config import Config
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.tasks.d4rl import d4rl_dataset, d4rl_is_here
@@ -57,7 +59,15 @@ def resolve_dataset(
         source = d4rl_dataset(task, progress=progress)
     else:
         source = make_dataset(task, size=size, seed=seed, progress=progress)
-    return _fitting(load_dataset(source, name=task.name, time_limit=TIME_LIMIT if task.robot else None), str(source), task)
+    return _fitting(load_dataset(source, name=task.name, time_limit=_time_limit(task)), str(source), task)
+
+
+def _time_limit(task: Task) -> int | None:
+    """Steps after which the simulator cuts an episode off, None where that is not known."""
+    if task.robot is not None:
+        return TIME_LIMIT
+    spec = gymnasium.registry.get(task.env_id or "")
+    return None if spec is None else spec.max_episode_steps
 
 
 def is_here(task: Task, path: str | None, *, size: int, seed: int) -> bool:

@@ -15,6 +15,11 @@ from offlinerlkit_damo.errors import UserError, unknown
 QUALITIES = ("random", "medium", "medium-replay", "medium-expert", "expert")
 D4RL_QUALITIES = (*QUALITIES, "full-replay")
 NEORL_QUALITIES = ("low", "medium", "high")
+NEAREST = {
+    **dict.fromkeys(("full-replay", "simple", "low"), "medium-replay"),
+    **dict.fromkeys(("expert", "high"), "medium-expert"),
+}
+"""The quality whose options one takes for which neither the paper nor the kit has any."""
 SOURCES = ("generated", "d4rl", "minari", "neorl")
 MINARI, NEORL = "minari:", "neorl:"
 
@@ -63,6 +68,11 @@ class Task:
     action_dim: int | None
     positions: int = 0  # coordinates at the front of an observation that the robots' own observations leave out
     zeros: int = 0  # columns of zeros at the end of an observation, beside the simulator's
+
+    @property
+    def unit(self) -> str:
+        """What a score is counted in."""
+        return "normalised points" if self.robot is not None else "points of return"
 
     @property
     def env_options(self) -> dict[str, Any]:
@@ -159,10 +169,16 @@ def file_task(name: str, env_id: str | None) -> Task:
     return Task(name, "file", robot, None, env_id, *scores, obs_dim=None, action_dim=None)
 
 
-def preset_name(task: str) -> str:
-    """The task whose options in configs/ a task takes: of the same robot, and the nearest quality. The name itself where none is near."""
-    if not task.startswith((MINARI, NEORL)):
-        return task.removesuffix("-v2")
-    about = get_task(task)
-    nearest = {"simple": "medium-replay", "low": "medium-replay", "high": "expert"}
-    return f"{about.robot}-{nearest.get(about.quality or '', about.quality)}"
+def preset_name(task: str, env_id: str | None = None) -> str:
+    """The task whose options in configs/ a task takes: of the same robot, and the nearest quality. The name itself where none is near.
+
+    `env_id`: the simulator of the user's own data, whose quality is not known and taken for medium.
+    """
+    if env_id is not None:
+        robot = robot_of(env_id)
+        return task if robot is None else f"{robot}-medium"
+    try:
+        about = get_task(task)
+    except UserError:  # the user's own data without a simulator
+        return task
+    return f"{about.robot}-{NEAREST.get(about.quality or '', about.quality)}"

@@ -50,7 +50,8 @@ class Guards:
         if q > self._bound:
             text = (
                 f"the mean Q is {q:.4g} in size, beyond anything the dataset's rewards can be worth ({self._bound:.4g}); try a smaller "
-                "--critic-lr or --tau, --q-next min, and for the maximin objective --init-coef 1-gamma or another --grad-mode"
+                "--critic-lr or --tau, --q-next min, and for the maximin objective another --grad-mode "
+                "with the --init-coef that goes with it (docs/method.md)"
             )
             found.append(Finding("exploding-q", text))
         accuracy = figures.get("damo/classifier_accuracy", 0.75)
@@ -69,8 +70,8 @@ class Guards:
         share = min((value for name, value in figures.items() if name.endswith("/effective_sample_size")), default=1.0)
         if share < STARVED:
             text = (
-                f"{share:.2%} of a batch carries all the weight of the actor's loss; try --w-max 10, a larger --actor-alpha or "
-                "a divergence with slower growth (--divergence chi2)"
+                f"{share:.2%} of a batch carries all the weight of the actor's loss; try --w-max 10 or a larger "
+                "--actor-alpha"
             )
             found.append(Finding("starved-weights", text))
         return found

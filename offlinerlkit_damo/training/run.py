@@ -19,10 +19,11 @@ from offlinerlkit_damo.engine.buffer import DeviceReplayBuffer
 from offlinerlkit_damo.engine.dynamics import RoutedDynamics
 from offlinerlkit_damo.errors import Stopped, UserError
 from offlinerlkit_damo.files import check_writable, save_json
-from offlinerlkit_damo.kit import HOST, Logger, RunLogger, StandardScaler
+from offlinerlkit_damo.kit import Logger, RunLogger, StandardScaler
 from offlinerlkit_damo.tasks import OfflineDataset, SimulatorEnv, Task, config_task, make_d4rl_env, make_env, resolve_dataset
 from offlinerlkit_damo.tasks.task import MINARI
 from offlinerlkit_damo.training.checkpoint import Checkpoints
+from offlinerlkit_damo.training.doubts import doubts
 from offlinerlkit_damo.training.dynamics import (
     build_dynamics,
     check_dynamics_folder,
@@ -105,6 +106,11 @@ def usable_dataset(config: Config, task: Task) -> OfflineDataset:
         raise UserError(
             f"dataset {dataset.name} has {len(dataset.rewards)} transitions, fewer than a batch of behaviour cloning; "
             f"lower --bc-batch-size ({config.rambo.bc_batch_size}) or set --bc-epoch 0"
+        )
+    if config.algo_name in MODEL_BASED and config.damo.absorbing and task.robot is None and dataset.terminals.any():
+        raise UserError(
+            f"no rule is known by which the states of {config.task} end an episode, so rollouts of the model never do, and --absorbing "
+            "would pay for every recorded end; use --absorbing false"
         )
     if config.load_dynamics_path is not None:
         check_dynamics_folder(Path(config.load_dynamics_path))
@@ -222,21 +228,11 @@ def prepare(
         logger.mute()
     logger.log_hyperparameters(config.flat())
     _log_changes(logger, run.changes)
+    for doubt in doubts(config, Task(**run.facts["task"]), dataset, env):
+        logger.log(doubt)
     scaler = None
     if config.algo_name == "rambo":  # its networks and its model see standardised observations, the simulator does not
         dataset, scaler = standardised(dataset)
-    if run.facts["task"]["robot"] is None and dataset.terminals.any() and config.algo_name in MODEL_BASED:
-        logger.log(
-            f"WARNING: {int(dataset.terminals.sum())} recorded transitions end their episode, and no rule is known by which the states of "
-            f"{config.task} do: rollouts of the model never end"
-        )
-    if isinstance(env, SimulatorEnv) and run.facts["task"]["source"] == "file" and env.holds(dataset.actions):
-        logger.log(
-            f"WARNING: all actions of the data lie within the bounds of {env.env_id}, which are narrower than [-1, 1]; if they are in the "
-            "simulator's own units, scale them to [-1, 1]"
-        )
-    if config.algo_name == "combo" and HOST.name == "offlinerlkit":
-        logger.log("COMBO's conservative term is the kit's, a soft maximum over three columns; the stand-in's is the paper's")
     dynamics = None
     if config.algo_name in MODEL_BASED:
         dynamics, run.dynamics_facts = prepare_dynamics(config, dataset, logger, scaler, own=Path(logger.checkpoint_dir) / "dynamics")

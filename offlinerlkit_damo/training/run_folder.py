@@ -20,7 +20,7 @@ import torch
 from offlinerlkit_damo import __version__
 from offlinerlkit_damo.config import Config
 from offlinerlkit_damo.errors import Stopped, UserError
-from offlinerlkit_damo.files import check_writable, save_json, sole_lock, sweep
+from offlinerlkit_damo.files import check_writable, file_name, save_json, sole_lock, sweep
 from offlinerlkit_damo.kit import HOST
 from offlinerlkit_damo.tasks import OfflineDataset, Task
 from offlinerlkit_damo.training.scaling import statistics
@@ -32,7 +32,8 @@ RESULTS = Path("result") / "results.json"
 
 def run_parent(config: Config) -> Path:
     """The folder that holds the runs of one task and algorithm."""
-    return Path(config.logdir) / config.task / config.algo_name
+    # Minari's names and some simulators' have slashes, which would be folders of their own
+    return Path(config.logdir) / file_name(config.task) / config.algo_name
 
 
 def contestant_of(folder: Path) -> str | None:

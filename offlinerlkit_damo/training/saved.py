@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from offlinerlkit_damo.config import check_seed
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.kit import MLP, ActorProb, TanhDiagGaussian
-from offlinerlkit_damo.tasks import Task, get_task, make_env
+from offlinerlkit_damo.tasks import SimulatorEnv, Task, file_task, get_task, make_env
 from offlinerlkit_damo.training import checkpoint
 from offlinerlkit_damo.training.dynamics import seed_everything
 from offlinerlkit_damo.training.run_folder import read_facts
@@ -160,42 +160,63 @@ def _origin(folder: Path) -> dict[str, Any]:
     return found
 
 
-def task_of(policy: SavedPolicy, task: str | None) -> Task:
-    """The task called `task`, or else the one that the policy's folder names. Raises UserError unless there is one, of its sizes."""
+def task_of(policy: SavedPolicy, task: str | None, env: str | None = None) -> Task:
+    """The task called `task`, or that of the simulator `env`, or else the one that the policy's folder names. Raises UserError for none."""
+    if env is not None:
+        if task is not None:
+            raise UserError(f"task {task} has a simulator of its own; leave --task or --env out")
+        return file_task(env if policy.task is None else policy.task.name, env)
     spec = policy.task if task is None else get_task(task)
     if spec is None:
-        raise UserError("the policy's folder does not say which task it was trained for; give --task")
-    if spec.obs_dim is not None and (spec.obs_dim, spec.action_dim) != (policy.obs_dim, policy.action_dim):
-        raise UserError(
-            f"the policy takes observations and actions of sizes {policy.obs_dim, policy.action_dim}, {spec.name} has "
-            f"{spec.obs_dim, spec.action_dim}; give the --task it was trained for"
-        )
+        raise UserError("the policy's folder does not say which task it was trained for; give --task, or a simulator with --env")
     return spec
 
 
+def simulator_of(spec: Task, policy: SavedPolicy, view: Mapping[str, Any] | None = None) -> SimulatorEnv:
+    """The task's simulator, `view` as for `make_env`. Raises UserError unless it has the policy's sizes."""
+    env = make_env(spec, view=view)
+    (obs_dim,), (action_dim,) = env.observation_space.shape, env.action_space.shape
+    if (obs_dim, action_dim) != (policy.obs_dim, policy.action_dim):
+        env.close()
+        raise UserError(
+            f"the policy takes observations and actions of sizes {policy.obs_dim, policy.action_dim}, the simulator of {spec.name} has "
+            f"{obs_dim, action_dim}; give the --task or --env it was trained for"
+        )
+    return env
+
+
 def evaluate(
-    policy: SavedPolicy, *, task: str | None = None, episodes: int = 100, seed: int = 0, deterministic: bool = True
+    policy: SavedPolicy,
+    *,
+    task: str | None = None,
+    env: str | None = None,
+    episodes: int = 100,
+    seed: int = 0,
+    deterministic: bool = True,
 ) -> dict[str, Any]:
     """Play episodes seeded seed, seed + 1, ... in the task's simulator; returns what `python -m offlinerlkit_damo evaluate --json` writes.
 
-    `task` stands for the one that the policy's folder names. Returns are undiscounted, scores D4RL's normalised points.
+    `task`, or `env`, the Gymnasium id of a simulator, stands for the task that the policy's folder names. Returns are undiscounted, scores
+    D4RL's normalised points, or the returns again where no reference scores are known.
     """
-    spec = task_of(policy, task)
+    spec = task_of(policy, task, env)
     if episodes < 1:
         raise UserError(f"episodes is {episodes}; it must be at least 1")
     check_seed(seed)
     seed_everything(seed)
-    with closing(make_env(spec)) as env:
+    with closing(simulator_of(spec, policy)) as simulator:
         played = [
-            env.run_episodes(
+            simulator.run_episodes(
                 lambda obss: policy.select_action(obss, deterministic=deterministic), range(first, min(first + AT_ONCE, seed + episodes))
             )
             for first in range(seed, seed + episodes, AT_ONCE)
         ]
         returns, lengths = (np.concatenate(parts) for parts in zip(*played, strict=True))
-        scores = np.array([100 * env.get_normalized_score(value) for value in returns])
+        scores = np.array([100 * simulator.get_normalized_score(value) for value in returns])
     return {
         "task": spec.name,
+        "env_id": spec.env_id,
+        "unit": spec.unit,
         "algo_name": policy.algo_name,
         "episodes": episodes,
         "seed": seed,

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from offlinerlkit_damo.config import check_seed
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import replacing
-from offlinerlkit_damo.tasks import SimulatorEnv, make_env
+from offlinerlkit_damo.tasks import SimulatorEnv
 from offlinerlkit_damo.training.dynamics import seed_everything
-from offlinerlkit_damo.training.saved import SavedPolicy, task_of
+from offlinerlkit_damo.training.saved import SavedPolicy, simulator_of, task_of
 
 VIEW = {"render_mode": "rgb_array"}
 ROBOT_VIEW = {**VIEW, "camera_name": "track", "width": 400, "height": 300}
@@ -39,34 +39,36 @@ def check_film(path: Path) -> None:
             raise UserError('an .mp4 needs an encoder; run: pip install "imageio[ffmpeg]", or write a .gif') from None
 
 
-def film_episode(policy: SavedPolicy, path: Path, *, task: str | None = None, seed: int = 0, deterministic: bool = True) -> float:
+def film_episode(
+    policy: SavedPolicy, path: Path, *, task: str | None = None, env: str | None = None, seed: int = 0, deterministic: bool = True
+) -> float:
     """Play the episode seeded `seed`, write its film to `path`, and return its undiscounted return.
 
     Raises UserError for another ending than .mp4 and .gif, without the encoder that it needs, and where nothing can be drawn.
     """
     check_film(path)
     check_seed(seed)
-    spec = task_of(policy, task)
+    spec = task_of(policy, task, env)
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")  # without a screen
     seed_everything(seed)
-    with closing(make_env(spec, view=ROBOT_VIEW if spec.robot else VIEW)) as env, replacing(path) as temporary:
-        fps = float(env.metadata.get("render_fps", MAX_FPS))
+    with closing(simulator_of(spec, policy, ROBOT_VIEW if spec.robot else VIEW)) as simulator, replacing(path) as temporary:
+        fps = float(simulator.metadata.get("render_fps", MAX_FPS))
         stride = math.ceil(fps / MAX_FPS)
         pace: dict[str, Any] = {"fps": fps / stride} if path.suffix == ".mp4" else {"duration": 1000 * stride / fps, "loop": 0}
-        env.seed(seed)
-        obs = env.reset()
-        first = _drawn(env)
+        simulator.seed(seed)
+        obs = simulator.reset()
+        first = _drawn(simulator)
         film: Any
         with imageio.get_writer(temporary, **pace) as film:
             film.append_data(first)
             total, step, over = 0.0, 0, False
             while not over:
                 action = policy.select_action(obs, deterministic=deterministic)
-                obs, reward, over, _ = env.step(action)
+                obs, reward, over, _ = simulator.step(action)
                 total, step = total + reward, step + 1
                 if step % stride == 0:
-                    film.append_data(_drawn(env))
+                    film.append_data(_drawn(simulator))
     return total
 
 

@@ -13,10 +13,11 @@ from test_scripts import write_hopper_file
 
 from offlinerlkit_damo.analysis.runs import Learned, find_runs
 from offlinerlkit_damo.config import MODEL_BASED, readers, resolve
+from offlinerlkit_damo.report.plot import run_names
 from offlinerlkit_damo.tasks import config_task, resolve_dataset
 from offlinerlkit_damo.training.dynamics import build_dynamics, seed_everything
 from offlinerlkit_damo.training.policies import build_policy
-from offlinerlkit_damo.training.run_folder import run_facts
+from offlinerlkit_damo.training.run_folder import contestant_of, make_run_folder, run_facts
 from offlinerlkit_damo.training.scaling import standardised
 
 SIZES: dict[str, Any] = {"hidden_dims": [8], "dynamics_hidden_dims": [8], "dynamics_weight_decay": [0, 0], "rollout_length": 3}
@@ -59,3 +60,11 @@ def test_values_and_rollouts_are_in_the_simulators_units(algo: str, tmp_path: Pa
     assert (nearest < 1e-4).all() and imagined.actions.shape[1] == 3 and imagined.groups.max() == 1999
     second = imagined.groups.tolist().index(imagined.groups[2000])
     np.testing.assert_allclose(imagined.next_observations[second], imagined.observations[2000], atol=1e-4)
+
+
+@pytest.mark.parametrize("task", ["hopper-medium", "minari:mujoco/hopper/medium-v0", "neorl:Hopper-v3-low-10"])
+def test_a_run_of_any_source_has_its_contestants_name(task: str, tmp_path: Path) -> None:
+    """Names with slashes are one folder in the host's layout, too."""
+    folder = make_run_folder(resolve({"task": task, "logdir": str(tmp_path / "out" / "runs" / "ours")}))
+    assert contestant_of(folder) == "ours" and len(folder.relative_to(tmp_path).parts) == 6
+    assert run_names([folder]) == ["ours, seed 1"]

@@ -69,6 +69,19 @@ def test_faults_are_found(hopper: OfflineDataset) -> None:
     assert any("observations do not vary in columns 3" in remark.text and not remark.problem for remark in remarks)
 
 
+def test_without_timeouts_rows_out_of_order_are_found(write_file: WriteFile, random_rows: Any) -> None:
+    """Every gap is taken for an episode's end then; a few are notes, most of the rows a problem."""
+    rows = random_rows(np.random.default_rng(0), 1000, obs_dim=11, action_dim=3, end_rate=0)
+    del rows["timeouts"]
+    rows["next_observations"][99::100] += 1
+    ordered = load_dataset(write_file(rows))
+    assert ordered.report.inferred == 9 and not ordered.report.torn and "9 episode ends inferred" in ordered.report.summary()
+    assert problems(ordered, None) == [] and "in 9 of 1000 rows" in check_dataset(ordered)[0].text
+    order = np.random.default_rng(0).permutation(1000)
+    shuffled = load_dataset(write_file({name: array[order] for name, array in rows.items()}))
+    assert shuffled.report.torn and "are the rows shuffled, or next_observations rounded?" in problems(shuffled, None)[0]
+
+
 def test_missing_timeouts_are_a_problem_with_and_without_next_observations(write_file: WriteFile, random_rows: Any) -> None:
     rng = np.random.default_rng(0)
     rows = random_rows(rng, 5000, obs_dim=11, action_dim=3, end_rate=0)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.tasks import columns, get_task, load_dataset, resolve_dataset
+from offlinerlkit_damo.tasks import columns, file_task, get_task, load_dataset, resolve_dataset
 from offlinerlkit_damo.tasks.npz import load_npz
 
 LENGTHS = (4, 6, 5)
@@ -97,6 +97,15 @@ def test_neorl2_tells_a_truncation_from_the_end(tmp_path: Path) -> None:
     truncated[[3, 14]] = True
     data = load_dataset(write(tmp_path / "Pipeline-train.npz", **rows, truncated=truncated))
     assert list(data.episode_lengths) == list(LENGTHS) and list(np.flatnonzero(data.terminals)) == [9]
+
+
+def test_the_limit_is_that_of_the_simulator_that_judges(tmp_path: Path) -> None:
+    """Pendulum stops after 200 steps; of a simulator without a limit nothing is known."""
+    rows = neorl_rows(obs_dim=3, action_dim=1, lengths=(150, 200, 50))
+    path = write(tmp_path / "swings.npz", **rows)
+    assert load_dataset(path).terminals.sum() == 1
+    assert resolve_dataset(file_task("swings", "Pendulum-v1"), path).terminals.sum() == 0
+    assert resolve_dataset(file_task("swings", None), path).terminals.sum() == 1
 
 
 def test_a_task_of_neorls_takes_the_smallest_file_with_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from offlinerlkit_damo.config import presets
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.tasks import file_task, get_task, list_tasks, make_env
-from offlinerlkit_damo.tasks.task import ROBOTS, preset_name
+from offlinerlkit_damo.tasks.task import ROBOTS, SOURCES, preset_name
 
 
 def test_all_tasks_resolve_to_themselves() -> None:
@@ -24,10 +25,12 @@ def test_all_tasks_resolve_to_themselves() -> None:
     [
         ("minari:mujoco/hopper/medium-v0", "minari", "hopper", "Hopper-v5", (11, 3), "hopper-medium"),
         ("minari:mujoco/halfcheetah/simple-v0", "minari", "halfcheetah", "HalfCheetah-v5", (17, 6), "halfcheetah-medium-replay"),
-        ("minari:mujoco/ant/expert-v0", "minari", "ant", "Ant-v5", (105, 8), "ant-expert"),
+        ("minari:mujoco/ant/expert-v0", "minari", "ant", "Ant-v5", (105, 8), "ant-medium-expert"),
         ("neorl:HalfCheetah-v3-low-1000", "neorl", "halfcheetah", "HalfCheetah-v4", (18, 6), "halfcheetah-medium-replay"),
-        ("neorl:Walker2d-v3-high-37", "neorl", "walker2d", "Walker2d-v4", (18, 6), "walker2d-expert"),
+        ("neorl:Walker2d-v3-high-37", "neorl", "walker2d", "Walker2d-v4", (18, 6), "walker2d-medium-expert"),
         ("ant-medium-v2", "d4rl", "ant", "Ant-v4", (111, 8), "ant-medium"),
+        ("hopper-full-replay-v2", "d4rl", "hopper", "Hopper-v4", (11, 3), "hopper-medium-replay"),
+        ("walker2d-expert-v2", "d4rl", "walker2d", "Walker2d-v4", (17, 6), "walker2d-medium-expert"),
     ],
 )
 def test_names_of_other_sources(name: str, source: str, robot: str, env_id: str, sizes: tuple[int, int], options_of: str) -> None:
@@ -43,6 +46,18 @@ def test_names_of_other_sources(name: str, source: str, robot: str, env_id: str,
     assert first.shape == step.shape == (sizes[0],)
     assert (first[sizes[0] - task.zeros :] == 0).all() and (step[sizes[0] - task.zeros :] == 0).all()
     env.close()
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_damo_has_options_for_every_task_by_name(source: str) -> None:
+    of_tasks = presets("damo")["stable"]["tasks"]
+    assert [name for name in list_tasks(source) if preset_name(name) not in of_tasks] == []
+
+
+def test_own_data_takes_the_options_of_its_robots_medium_task() -> None:
+    assert preset_name("mine", "Hopper-v5") == "hopper-medium"
+    assert preset_name("mine", "Pendulum-v1") == "mine"
+    assert preset_name("mine") == "mine"
 
 
 @pytest.mark.parametrize(

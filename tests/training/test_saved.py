@@ -118,7 +118,7 @@ def test_wrong_folders_files_and_tasks_are_one_sentence(tmp_path: Path) -> None:
     for name in ("other.pth", "garbage.pth", "absent.pth"):
         with pytest.raises(UserError, match=f"{name}.*holds no policy"):
             load_policy(tmp_path / name)
-    with pytest.raises(UserError, match=r"sizes \(11, 3\), halfcheetah-medium has \(17, 6\)"):
+    with pytest.raises(UserError, match=r"sizes \(11, 3\), the simulator of halfcheetah-medium has \(17, 6\)"):
         evaluate(load_policy(run), task="halfcheetah-medium")
     with pytest.raises(UserError, match="episodes is 0"):
         evaluate(load_policy(run), episodes=0)
