@@ -24,8 +24,9 @@ from offlinerlkit_damo.report.tables import NONE, latex, markdown, numbers, publ
 
 SCORES = (
     f"A run's score is the mean of its last {LAST} evaluations, in normalised points: 0 for a random and 100 for an expert policy (the "
-    "return itself where no such references are known). A cell has mean ± standard deviation over seeds (of these runs: divided by their number) and, below, every seed; dataset is the mean score "
-    "of its episodes, steps are gradient steps. *: not finished, so far at the steps named; such runs are in nothing else but the curves."
+    "return itself where no such references are known). A cell has mean ± standard deviation over seeds (of these runs: divided by their "
+    "number) and, below, every seed; dataset is the mean score of its episodes, steps are gradient steps. *: not finished, so far at the "
+    "steps named; such runs are in nothing else but the curves."
 )
 INTERVALS = (
     f"In brackets, as bars and shaded: 95% intervals, from {statistics.RESAMPLES} redraws of the seeds within each task (stratified "
