@@ -281,7 +281,7 @@ def command_line() -> Parser:
 
     bench = commands.add_parser("bench", help="time every stage of a run beside the host's own, in one go")
     bench.add_argument("--threads", type=int, default=1, metavar="N", help="torch threads [1]")
-    bench.add_argument("--quick", action="store_true", help="less of everything, under a minute")
+    bench.add_argument("--quick", action="store_true", help="less of everything, in about a minute")
     bench.add_argument("--host", choices=("standin", "offlinerlkit"), help="compare with this host [an installed kit, else the stand-in]")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the table and what it was measured on")
     bench.set_defaults(run=_bench)

@@ -362,18 +362,18 @@ def coerce(name: str, value: Any) -> Any:
     return parsing.coerce(name, option_types()[name], value)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file's mapping. Raises UserError for a missing file, broken YAML or anything but a mapping."""
+def read_yaml(path: Path, *, kind: str = "config file") -> dict[str, Any]:
+    """A YAML file's mapping. Raises UserError, naming the `kind` of file, for a missing one, broken YAML or anything but a mapping."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read the config file {str(path)!r}: {error.strerror or error}") from None
+        raise UserError(f"cannot read the {kind} {str(path)!r}: {error.strerror or error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = f" at line {line + 1}" if line is not None else ""
-        raise UserError(f"the config file {str(path)!r} is not valid YAML{where}") from None
+        raise UserError(f"the {kind} {str(path)!r} is not valid YAML{where}") from None
     if not isinstance(content, dict):
-        raise UserError(f"the config file {str(path)!r} holds no mapping of option names to values")
+        raise UserError(f"the {kind} {str(path)!r} holds no mapping of names to values")
     return content
 
 

@@ -76,8 +76,7 @@ def waiting_lock(path: Path, waiting_for: str, *, remedy: str = REMEDY) -> Itera
     The lock is the operating system's, so it falls with the process that holds it, however that ends. Raises UserError, ending in
     `remedy`, for a folder that cannot be written to.
     """
-    check_writable(path.parent, remedy=remedy)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, remedy=remedy)
     with path.open("a") as lock:
         if not try_lock(lock):
             print(f"waiting for another process that is {waiting_for}", file=sys.stderr, flush=True)
@@ -107,9 +106,19 @@ def try_lock(file: IO[Any]) -> bool:
 
 def check_writable(folder: Path, *, remedy: str = REMEDY) -> None:
     """Raise UserError unless `folder` can be written to, or made: for the start of work whose result goes there. Touches nothing."""
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    # exists() follows links: one that leads nowhere is in the way all the same
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists() or path.is_symlink())
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
         raise UserError(f"cannot write to {str(folder)!r} ({str(existing)!r} is no folder that you may write to); {remedy}")
+
+
+def make_folder(folder: Path, *, remedy: str = REMEDY) -> None:
+    """Make `folder` and those above it, unless it is there. Raises UserError, ending in `remedy`, where it cannot be."""
+    check_writable(folder, remedy=remedy)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {str(folder)!r} ({error.strerror or error}); {remedy}") from error
 
 
 def save_torch(state: Any, path: str | os.PathLike[str]) -> None:

@@ -14,7 +14,11 @@ from offlinerlkit_damo.options import coerce
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose complaints are UserErrors, and to which --batch_size and --batch-size are the same (the kit mixes both)."""
+    """argparse whose complaints are UserErrors, to which --batch_size and --batch-size are the same (the kit mixes both), and --lr is not
+    short for --lr-schedule."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         words = sys.argv[1:] if args is None else args

@@ -70,11 +70,14 @@ WRONG = [
     ("train --dynamics-hidden-dims 8 8", "dynamics_weight_decay"),
     ("train --n-elites 9", "n_elites is 9"),
     ("train --speed 3", "--speed"),
+    ("train --lr 3", "unrecognized arguments: --lr 3"),
     ("train --config absent.yaml", "absent.yaml"),
     ("dynamics prune", "--unused DAYS"),
+    ("dynamics prune --unused -3", "--unused is -3"),
+    ("dynamics prune --unused nan", "--unused is nan"),
     ("evaluate absent", "absent"),
     ("evaluate log", "policy.pth"),
-    ("evaluate file --json absent/x.json", "holds no policy"),
+    ("evaluate file --json absent/x.json", "holds no policy that can be used (it is damaged, not there, or no file of torch.save's)"),
     ("dynamics prune 0123", "empty"),
     ("dynamics list 0123", "dynamics prune"),
     ("train --config broken.yaml", "line 1"),
@@ -89,6 +92,7 @@ WRONG = [
     ("train --data .", "folder"),
     ("train --data good.hdf5 --task halfcheetah-medium", "halfcheetah"),
     ("train --data good.hdf5 --logdir file/log", "--logdir"),
+    ("train --data good.hdf5 --logdir /proc/none/log", "/proc/none/log"),
     ("train --data good.hdf5 --seed 4294967296", "seed"),
     ("data make", "data list"),
     ("data make hopper", "hopper"),
@@ -113,6 +117,14 @@ def test_wrong_input_is_one_sentence_and_changes_nothing(line: str, named: str, 
     assert named in message
     assert "\n" not in message
     assert contents(place) == before
+
+
+@pytest.mark.parametrize("line", ["train --data good.hdf5 --logdir away/log", "compare --tasks hopper-random --out away"])
+def test_a_link_that_leads_nowhere_is_one_sentence(line: str, place: Path) -> None:
+    """As log is where another disk is not mounted; mkdir says that the link exists."""
+    (place / "away").symlink_to(place / "not-mounted")
+    with pytest.raises(UserError, match=r"cannot write to 'away.*'.*away' is no folder"):
+        main(line.split())
 
 
 def test_cuda_without_cuda(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

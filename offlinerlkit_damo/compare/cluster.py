@@ -256,8 +256,5 @@ def joined(address: str | None) -> Iterator[None]:
 @contextmanager
 def ray_cluster(address: str | None, *, at_once: int | None, gpu_share: float | None) -> Iterator[RayCluster]:
     """The executor on the cluster that `joined` joins."""
-    share = 1.0 if gpu_share is None else gpu_share
-    if share <= 0:
-        raise UserError(f"--gpu-share {share} is not positive")
     with joined(address):
-        yield RayCluster(at_once=at_once, gpu_share=share)
+        yield RayCluster(at_once=at_once, gpu_share=1.0 if gpu_share is None else gpu_share)

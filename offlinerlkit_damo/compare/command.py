@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shutil
 import sys
@@ -50,6 +51,12 @@ def ablate(arguments: argparse.Namespace) -> None:
 def _run(plan: Plan, arguments: argparse.Namespace) -> None:
     if arguments.jobs is not None and arguments.jobs < 1:
         raise UserError(f"--jobs {arguments.jobs} is not positive")
+    if arguments.gpu_share is not None and not 0 < arguments.gpu_share < math.inf:
+        raise UserError(f"--gpu-share is {arguments.gpu_share:g}; a run's share of a GPU is above 0")
+    if arguments.executor != "ray":
+        for name in ("ray_address", "gpu_share"):
+            if getattr(arguments, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')} has no effect without --executor ray")
     for name in plan.unread():
         print(f"{name} changes nothing: no contestant of this comparison reads it", file=sys.stderr)
     if arguments.dry_run or arguments.executor != "ray":  # whose devices are other machines'
@@ -71,11 +78,8 @@ def _run(plan: Plan, arguments: argparse.Namespace) -> None:
 
 @contextmanager
 def executor(arguments: argparse.Namespace) -> Iterator[Executor]:
-    """What --executor and the flags that go with it ask for. Raises UserError for flags of another executor."""
+    """What --executor and the flags that go with it ask for."""
     if arguments.executor != "ray":
-        for name in ("ray_address", "gpu_share"):
-            if getattr(arguments, name) is not None:
-                raise UserError(f"--{name.replace('_', '-')} has no effect without --executor ray")
         yield LocalFleets(arguments.jobs or 1) if arguments.executor == "fleet" else LocalProcesses(arguments.jobs or os.cpu_count() or 1)
         return
     # here: nothing else needs Ray

@@ -121,7 +121,7 @@ def _tasks(patterns: Sequence[str]) -> Iterator[str]:
 
 def read_plan(path: Path) -> Plan:
     """A plan from YAML: tasks, algos, variants, seeds, options. Raises UserError for what is missing or unknown."""
-    content = read_yaml(path)
+    content = read_yaml(path, kind="plan")
     for name in content:
         if name not in PARTS:
             raise unknown("part of a plan", name, PARTS)

@@ -15,7 +15,7 @@ from offlinerlkit_damo.compare.parcel import MODEL
 from offlinerlkit_damo.compare.plan import FAILURES, Job, Plan, jobs, keep_plan, model_key, plain
 from offlinerlkit_damo.compare.rows import read_episodes, write_rows
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.files import check_writable, file_name, save_text, sole_lock
+from offlinerlkit_damo.files import file_name, make_folder, save_text, sole_lock
 from offlinerlkit_damo.training.logs import EPISODES
 from offlinerlkit_damo.training.resume import changed_options
 from offlinerlkit_damo.training.run_folder import FACTS, is_finished, read_facts, run_parent
@@ -160,8 +160,7 @@ def run_plan(plan: Plan, out: Path, executor: Executor, *, show: Callable[[Seque
     processes, which checkpoint first; the same call goes on from there. Rows are gathered after every run, and about every minute. Raises
     UserError if `out` holds runs with other options, or belongs to another comparison that is going on.
     """
-    check_writable(out)
-    (out / "logs").mkdir(parents=True, exist_ok=True)
+    make_folder(out / "logs")
     every = [Status(job) for job in jobs(plan, out)]
     with _locked(out), StopRequest(when="; the same command goes on from here"):
         for status in every:

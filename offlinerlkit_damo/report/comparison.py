@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.files import check_writable, file_name, replacing, save_text
+from offlinerlkit_damo.files import file_name, make_folder, replacing, save_text
 from offlinerlkit_damo.report import page, pairs, panels, statistics
 from offlinerlkit_damo.report.figures import SUFFIXES
 from offlinerlkit_damo.report.looks import Look, looks
@@ -83,8 +83,7 @@ def write_report(folders: Sequence[Path], out: Path, figure_format: str | None =
     rows = read_rows(folders)
     if reference is not None:
         rows = led_by(rows, reference)
-    check_writable(out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     scores = run_scores(rows)
     means = {str(task): float(mean) for task, mean in rows.groupby("task")["dataset_mean"].first().dropna().items()}
     table = score_table(scores)

@@ -159,17 +159,9 @@ def score_table(scores: pd.DataFrame) -> pd.DataFrame:
 
 def remarks(rows: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
     """What a reader must know before comparing: missing seeds, runs that go on, budgets, options or data that differ."""
-    found = []
-    seeds = sorted(set(scores["seed"]))
+    found = _missing(scores)
     for task in sorted(set(scores["task"])):
         ours = scores[scores["task"] == task]
-        for label in scores["label"].unique():
-            have = set(ours[ours["label"] == label]["seed"])
-            lacking = [str(seed) for seed in seeds if seed not in have]
-            if not have:
-                found.append(f"{label} has no evaluation on {task}")
-            elif lacking:
-                found.append(f"{label} on {task} has no seed {', '.join(lacking)}")
         ended = ours[ours["finished"]].sort_values("steps", kind="stable")
         found += _differing(ended, "steps", f"finished runs on {task} differ in their steps")
         if ended["steps"].nunique() == 1:
@@ -194,6 +186,22 @@ def remarks(rows: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
         what = "evaluation" if numbers == "1" else "evaluations"
         found.append(f"{runs} only {numbers} {what} instead of {LAST} to take the mean of")
     return found + few_of(list(scores[finished].groupby(["task", "label"]).size()), scores["task"].nunique(), "seed")
+
+
+def _missing(scores: pd.DataFrame) -> list[str]:
+    """A sentence a contestant and what it lacks: tasks, or seeds that others have on them."""
+    seeds, tasks = (sorted(set(scores[name])) for name in ("seed", "task"))
+    found = []
+    for label in scores["label"].unique():
+        ours = scores[scores["label"] == label]
+        without: dict[str, list[str]] = {}  # what is missing -> where
+        for task in tasks:
+            have = set(ours[ours["task"] == task]["seed"])
+            lacking = [str(seed) for seed in seeds if seed not in have]
+            if lacking:
+                without.setdefault(f"seed {', '.join(lacking)}" if have else "evaluation", []).append(task)
+        found += [f"{label} has no {what} on {', '.join(where)}" for what, where in without.items()]
+    return found
 
 
 def _unshared(rows: pd.DataFrame, task: str) -> list[str]:

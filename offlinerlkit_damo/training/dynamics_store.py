@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
@@ -95,10 +96,13 @@ def entries() -> list[dict[str, Any]]:
 
 
 def prune(ids: Collection[str] = (), *, idle_days: float | None = None) -> list[dict[str, Any]]:
-    """Delete the models called `ids` and those not used for `idle_days`; returns their entries. An unknown id is a UserError.
+    """Delete the models called `ids` and those not used for `idle_days`; returns their entries. Raises UserError for an unknown id, or days
+    below 0.
 
     A run that has loaded its model does not need it any more: it keeps its own copy in its folder.
     """
+    if idle_days is not None and not 0 <= idle_days < math.inf:
+        raise UserError(f"--unused is {idle_days:g}; give a number of days, 0 for every model")
     known = {entry["id"]: entry for entry in entries()}
     for name in ids:
         if name not in known:

@@ -26,7 +26,7 @@ def read_fleet(path: Path, flags: Mapping[str, Any]) -> dict[str, Config]:
     The YAML has `options` of all runs and either `runs`, a list of each one's own and perhaps its `name`, or `tasks` and `seeds`, of which
     every pair is a run. Raises UserError for what is unknown, missing or cannot go together.
     """
-    content = read_yaml(path)
+    content = read_yaml(path, kind="fleet file")
     for part in content:
         if part not in PARTS:
             raise unknown("part of a fleet", part, PARTS)

@@ -20,7 +20,7 @@ import torch
 from offlinerlkit_damo import __version__
 from offlinerlkit_damo.config import Config
 from offlinerlkit_damo.errors import Stopped, UserError
-from offlinerlkit_damo.files import check_writable, file_name, save_json, sole_lock, sweep
+from offlinerlkit_damo.files import check_writable, file_name, make_folder, save_json, sole_lock, sweep
 from offlinerlkit_damo.kit import HOST
 from offlinerlkit_damo.tasks import OfflineDataset, Task
 from offlinerlkit_damo.training.scaling import statistics
@@ -45,11 +45,12 @@ def contestant_of(folder: Path) -> str | None:
 def make_run_folder(config: Config) -> Path:
     """A new folder log/<task>/<algo>/seed_S&timestamp_.../ in the host's layout; a counter keeps simultaneous starts apart."""
     parent = run_parent(config)
+    make_folder(parent)
     name = f"seed_{config.seed}&timestamp_{time.strftime('%y-%m%d-%H%M%S')}"
     for attempt in count():
         folder = parent / (f"{name}.{attempt}" if attempt else name)
         with suppress(FileExistsError):
-            folder.mkdir(parents=True)
+            folder.mkdir()
             return folder
     raise AssertionError  # count() does not end
 

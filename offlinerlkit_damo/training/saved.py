@@ -129,8 +129,8 @@ def load_policy(run: str | Path) -> SavedPolicy:
         if "obs_mu" in state and origin.get("statistics") is None:  # RAMBO's files once had them
             origin["statistics"] = state["obs_mu"].numpy(), state["obs_std"].numpy()
         return SavedPolicy(state, **origin)
-    except Exception as error:  # a damaged file makes the unpickler fail in any way
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # a damaged file makes the unpickler fail in any way, and its words lead astray
+        reason = " ".join(str(error).split())[:200] if state is not None else "it is damaged, not there, or no file of torch.save's"
         raise UserError(f"{str(weights)!r} holds no policy that can be used ({reason})") from error
 
 

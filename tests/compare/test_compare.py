@@ -272,10 +272,14 @@ def test_without_ray_its_executor_is_one_sentence(place: Path, monkeypatch: pyte
         ("--tasks hopper-random --set device=cuda:9 --dry-run", "device 'cuda:9' asked for, but torch sees"),
         ("--tasks hopper-random --out file --dry-run", "cannot write to 'file'"),
         ("--tasks hopper-random --gpu-share 0.5", "--gpu-share has no effect without --executor ray"),
+        ("--tasks hopper-random --ray-address auto --dry-run", "--ray-address has no effect without --executor ray"),
+        ("--tasks hopper-random --executor ray --gpu-share 0 --dry-run", "--gpu-share is 0; a run's share of a GPU is above 0"),
+        ("--plan broken.yaml", "the plan 'broken.yaml' is not valid YAML"),
     ],
 )
 def test_wrong_flags_are_one_sentence(flags: str, words: str, place: Path) -> None:
     (place / "file").touch()
+    (place / "broken.yaml").write_text("tasks: [")
     with pytest.raises(UserError, match=words):
         main(["compare", *shlex.split(flags)])
 

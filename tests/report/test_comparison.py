@@ -177,8 +177,10 @@ def test_what_is_missing_or_unlike_is_told_and_nothing_is_cut(tmp_path: Path) ->
     assert remarks(*told(rows_of(tmp_path / "whole"))) == [FEW]
     lacking = rows_of(tmp_path / "lacking", drop=2)
     fewer = FEW.replace("2 seeds", "1 to 2 seeds") + "; of one there is none"
-    assert remarks(*told(lacking)) == ["b on hopper-random has no seed 2", fewer]
+    assert remarks(*told(lacking)) == ["b has no seed 2 on hopper-random", fewer]
     rows, scores = told(lacking)
+    some = rows[(rows["label"] == "a") | (rows["task"] == "hopper-random")]
+    assert remarks(some, run_scores(some))[:2] == ["b has no evaluation on hopper-medium", "b has no seed 2 on hopper-random"]
     complete = complete_scores(scores)
     assert {label: [list(runs) for runs in x] for label, x in complete.items()} == {"a": [[9.0, 10.0]] * 2, "b": [[19.0, 20.0], [19.0]]}
     assert left_out(rows, complete) == []
