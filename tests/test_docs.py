@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_scripts import write_hopper_file
 
 from offlinerlkit_damo.__main__ import command_line, main
 from offlinerlkit_damo.compare.plan import jobs, read_plan
@@ -95,14 +96,10 @@ def train(folder: Path, method: DAMOConfig) -> set[str]:
 
 def train_baseline(folder: Path, *flags: str) -> set[str]:
     """Train an algorithm by the command line on random numbers; the columns of its progress table."""
-    rng = np.random.default_rng(0)
-    np.savez(
-        folder / "data.npz", observations=rng.normal(size=(ROWS, OBS_DIM)), next_observations=rng.normal(size=(ROWS, OBS_DIM)),
-        actions=rng.uniform(-1, 1, (ROWS, ACTION_DIM)), rewards=rng.normal(size=ROWS), terminals=np.zeros(ROWS), timeouts=np.zeros(ROWS),
-    )  # fmt: skip
+    data = write_hopper_file(folder / "data.hdf5", ROWS)
     words = "train --task hopper-medium --hidden-dims 8 --batch-size 40 --epoch 1 --step-per-epoch 2 --eval-episodes 1 --rollout-length 1"
     words += " --dynamics-max-epochs 1 --dynamics-hidden-dims 8 --dynamics-weight-decay 0 0 --rollout-batch-size 40"
-    main([*words.split(), "--data", str(folder / "data.npz"), "--logdir", str(folder / "log"), *flags])
+    main([*words.split(), "--data", str(data), "--logdir", str(folder / "log"), *flags])
     (table,) = folder.glob("log/hopper-medium/*/seed_*/record/policy_training_progress.csv")
     return {column.strip() for column in table.read_text().splitlines()[0].split(",")}
 
