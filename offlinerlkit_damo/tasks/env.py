@@ -54,6 +54,12 @@ class SimulatorEnv:
         scaled = (actions.low != -1).any() or (actions.high != 1).any()
         self._bounds = (actions.low, actions.high) if scaled else None
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """d and a, the lengths of an observation and of an action."""
+        (obs_dim,), (action_dim,) = self.observation_space.shape, self.action_space.shape
+        return obs_dim, action_dim
+
     def seed(self, seed: int) -> list[int]:
         """Make the following resets and samples of the action space repeatable; returns [seed], as gym does."""
         self._seed = int(seed)

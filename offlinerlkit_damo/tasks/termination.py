@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offlinerlkit_damo.kit import get_termination_fn
+from offlinerlkit_damo.tasks.dataset import OfflineDataset
 from offlinerlkit_damo.tasks.task import Task
 
 TerminationFn = Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], NDArray[np.bool_]]
@@ -21,3 +22,8 @@ def termination_fn(task: Task) -> TerminationFn:
     rule: TerminationFn = get_termination_fn(f"{task.robot}-v2")
     skip = task.positions
     return (lambda obs, action, next_obs: rule(obs[:, skip:], action, next_obs[:, skip:])) if skip else rule
+
+
+def unruled_ends(task: Task, dataset: OfflineDataset) -> int:
+    """How many recorded transitions end their episode where no rule is known by which the model's rollouts could."""
+    return int(dataset.terminals.sum()) if task.robot is None else 0

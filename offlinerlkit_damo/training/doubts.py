@@ -11,6 +11,7 @@ from offlinerlkit_damo.damo.divergences import UNCLAMPED
 from offlinerlkit_damo.kit import HOST
 from offlinerlkit_damo.tasks import OfflineDataset, SimulatorEnv
 from offlinerlkit_damo.tasks.task import Task, preset_name
+from offlinerlkit_damo.tasks.termination import unruled_ends
 
 
 def doubts(config: Config, task: Task, dataset: OfflineDataset, env: Any) -> list[str]:
@@ -24,9 +25,10 @@ def doubts(config: Config, task: Task, dataset: OfflineDataset, env: Any) -> lis
                 "those of all tasks"
             )
     model_based = config.algo_name in MODEL_BASED
-    if model_based and task.robot is None and dataset.terminals.any():
+    ends = unruled_ends(task, dataset)
+    if model_based and ends:
         found.append(
-            f"WARNING: {int(dataset.terminals.sum())} recorded transitions end their episode, and no rule is known by which the states of "
+            f"WARNING: {ends} recorded transitions end their episode, and no rule is known by which the states of "
             f"{config.task} do: rollouts of the model never end"
         )
     if dataset.report.torn:

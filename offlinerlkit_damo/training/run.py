@@ -22,6 +22,7 @@ from offlinerlkit_damo.files import check_writable, save_json
 from offlinerlkit_damo.kit import Logger, RunLogger, StandardScaler
 from offlinerlkit_damo.tasks import OfflineDataset, SimulatorEnv, Task, config_task, make_d4rl_env, make_env, resolve_dataset
 from offlinerlkit_damo.tasks.task import MINARI
+from offlinerlkit_damo.tasks.termination import unruled_ends
 from offlinerlkit_damo.training.checkpoint import Checkpoints
 from offlinerlkit_damo.training.doubts import doubts
 from offlinerlkit_damo.training.dynamics import (
@@ -107,7 +108,7 @@ def usable_dataset(config: Config, task: Task) -> OfflineDataset:
             f"dataset {dataset.name} has {len(dataset.rewards)} transitions, fewer than a batch of behaviour cloning; "
             f"lower --bc-batch-size ({config.rambo.bc_batch_size}) or set --bc-epoch 0"
         )
-    if config.algo_name in MODEL_BASED and config.damo.absorbing and task.robot is None and dataset.terminals.any():
+    if config.algo_name in MODEL_BASED and config.damo.absorbing and unruled_ends(task, dataset):
         raise UserError(
             f"no rule is known by which the states of {config.task} end an episode, so rollouts of the model never do, and --absorbing "
             "would pay for every recorded end; use --absorbing false"
@@ -182,10 +183,9 @@ def simulator(config: Config, task: Task, dataset: OfflineDataset) -> Iterator[A
 
 
 def _check_sizes(env: SimulatorEnv, dataset: OfflineDataset) -> None:
-    (obs_dim,), (action_dim,) = env.observation_space.shape, env.action_space.shape
-    if (obs_dim, action_dim) != (dataset.obs_dim, dataset.action_dim):
+    if env.sizes != (dataset.obs_dim, dataset.action_dim):
         raise UserError(
-            f"the simulator {env.env_id} has observations and actions of sizes {obs_dim, action_dim}, the dataset "
+            f"the simulator {env.env_id} has observations and actions of sizes {env.sizes}, the dataset "
             f"{dataset.obs_dim, dataset.action_dim}; give the --env that it was recorded in, or --no-eval true"
         )
 
@@ -228,7 +228,7 @@ def prepare(
         logger.mute()
     logger.log_hyperparameters(config.flat())
     _log_changes(logger, run.changes)
-    for doubt in doubts(config, Task(**run.facts["task"]), dataset, env):
+    for doubt in doubts(config, config_task(config), dataset, env):
         logger.log(doubt)
     scaler = None
     if config.algo_name == "rambo":  # its networks and its model see standardised observations, the simulator does not

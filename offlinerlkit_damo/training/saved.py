@@ -175,12 +175,11 @@ def task_of(policy: SavedPolicy, task: str | None, env: str | None = None) -> Ta
 def simulator_of(spec: Task, policy: SavedPolicy, view: Mapping[str, Any] | None = None) -> SimulatorEnv:
     """The task's simulator, `view` as for `make_env`. Raises UserError unless it has the policy's sizes."""
     env = make_env(spec, view=view)
-    (obs_dim,), (action_dim,) = env.observation_space.shape, env.action_space.shape
-    if (obs_dim, action_dim) != (policy.obs_dim, policy.action_dim):
+    if env.sizes != (policy.obs_dim, policy.action_dim):
         env.close()
         raise UserError(
             f"the policy takes observations and actions of sizes {policy.obs_dim, policy.action_dim}, the simulator of {spec.name} has "
-            f"{obs_dim, action_dim}; give the --task or --env it was trained for"
+            f"{env.sizes}; give the --task or --env it was trained for"
         )
     return env
 
