@@ -197,6 +197,8 @@ def _add_plan_flags(command: argparse.ArgumentParser, *, tasks: str | None, out:
         "--ray-address", metavar="ADDRESS", help="cluster to use: HOST:PORT [one that this machine is in, else one made here]"
     )
     command.add_argument("--gpu-share", type=float, metavar="X", help="with Ray, what a run with device=cuda takes of a GPU [1]")
+    force = "go on with interrupted runs even if code, versions, host, data or model have changed since"
+    command.add_argument("--force", action="store_true", help=force)
     command.add_argument("--dry-run", action="store_true", help="print the runs and the time they take here, measured; run none")
 
 

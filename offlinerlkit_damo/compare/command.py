@@ -80,12 +80,15 @@ def _run(plan: Plan, arguments: argparse.Namespace) -> None:
 def executor(arguments: argparse.Namespace) -> Iterator[Executor]:
     """What --executor and the flags that go with it ask for."""
     if arguments.executor != "ray":
-        yield LocalFleets(arguments.jobs or 1) if arguments.executor == "fleet" else LocalProcesses(arguments.jobs or os.cpu_count() or 1)
+        if arguments.executor == "fleet":
+            yield LocalFleets(arguments.jobs or 1, force=arguments.force)
+        else:
+            yield LocalProcesses(arguments.jobs or os.cpu_count() or 1, force=arguments.force)
         return
     # here: nothing else needs Ray
     from offlinerlkit_damo.compare.cluster import ray_cluster
 
-    with ray_cluster(arguments.ray_address, at_once=arguments.jobs, gpu_share=arguments.gpu_share) as cluster:
+    with ray_cluster(arguments.ray_address, at_once=arguments.jobs, gpu_share=arguments.gpu_share, force=arguments.force) as cluster:
         yield cluster
 
 

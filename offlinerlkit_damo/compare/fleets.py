@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from offlinerlkit_damo.compare.local import LocalProcesses, TrainingProcess
+from offlinerlkit_damo.compare.local import LocalProcesses, TrainingProcess, resume_flags
 from offlinerlkit_damo.compare.plan import Job, plain
 from offlinerlkit_damo.compare.runner import Status
 from offlinerlkit_damo.config import readers
@@ -24,8 +24,8 @@ class LocalFleets(LocalProcesses):
     Runs that were stopped together go on together; one that failed is tried again alone.
     """
 
-    def __init__(self, at_once: int) -> None:
-        super().__init__(at_once)
+    def __init__(self, at_once: int, *, force: bool = False) -> None:
+        super().__init__(at_once, force=force)
         self._process_of: dict[str, TrainingProcess] = {}
         self._joined: set[str] = set()  # jobs that another one's fleet has begun, not yet asked for
 
@@ -54,7 +54,8 @@ class LocalFleets(LocalProcesses):
         if status not in candidates:
             return [], []
         if status.folder is not None:
-            return _stopped_together(status, candidates, out)
+            group, record = _stopped_together(status, candidates, out)
+            return group, [] if record is None else resume_flags(record, force=self._force)
         fresh = [other for other in candidates if other.folder is None]
         group = fresh[: math.ceil(len(fresh) / self.places())]
         if status not in group:
@@ -84,8 +85,8 @@ def _fit(job: Job, other: Job) -> bool:
     return alike and (job.config.data, job.config.env) == (other.config.data, other.config.env)
 
 
-def _stopped_together(status: Status, candidates: Sequence[Status], out: Path) -> tuple[list[Status], list[str]]:
-    """The runs of the fleet that this one was stopped in, if all of them wait."""
+def _stopped_together(status: Status, candidates: Sequence[Status], out: Path) -> tuple[list[Status], Path | None]:
+    """The runs of the fleet that this one was stopped in, with its record, if all of them wait."""
     for record in sorted((out / "runs").glob("*/fleet_*.json")):
         try:
             _, folders = resumed_fleet(record, {})
@@ -94,8 +95,8 @@ def _stopped_together(status: Status, candidates: Sequence[Status], out: Path) -
         members = {folder.resolve() for folder in folders.values()}
         group = [other for other in candidates if other.folder is not None and other.folder.resolve() in members]
         if status in group and len(group) == len(members):
-            return group, ["--resume", str(record)]
-    return [], []
+            return group, record
+    return [], None
 
 
 def _fleet_name(job: Job) -> str:

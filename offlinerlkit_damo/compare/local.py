@@ -16,10 +16,14 @@ from offlinerlkit_damo.files import file_name, save_yaml
 
 
 class LocalProcesses:
-    """An executor: a process a run, `at_once` of them at a time."""
+    """An executor: a process a run, `at_once` of them at a time.
 
-    def __init__(self, at_once: int) -> None:
-        self._at_once = at_once
+    Args:
+        force: go on with runs even if code, versions, host, data or model have changed since they began.
+    """
+
+    def __init__(self, at_once: int, *, force: bool = False) -> None:
+        self._at_once, self._force = at_once, force
         self._running: list[TrainingProcess] = []
 
     def start(self, status: Status, every: Sequence[Status], out: Path) -> TrainingProcess | None:
@@ -27,7 +31,7 @@ class LocalProcesses:
         if not self.places():
             return None
         job = status.job
-        flags = run_flags(job.config, status.folder, options=out / "jobs" / f"{file_name(job.name)}.yaml")
+        flags = run_flags(job.config, status.folder, options=out / "jobs" / f"{file_name(job.name)}.yaml", force=self._force)
         return self.launch(flags, job.config, log=log_path(job, out))
 
     def places(self) -> int:
@@ -42,12 +46,17 @@ class LocalProcesses:
         return process
 
 
-def run_flags(config: Config, folder: Path | None, *, options: Path) -> list[str]:
+def run_flags(config: Config, folder: Path | None, *, options: Path, force: bool = False) -> list[str]:
     """What `train` is told: `config` from its start, which is written to `options`, or on from `folder`, the run that it has already."""
     if folder is not None:
-        return ["--resume", str(folder)]
+        return resume_flags(folder, force=force)
     save_yaml(plain(config), options)
     return ["--config", str(options)]
+
+
+def resume_flags(path: Path, *, force: bool) -> list[str]:
+    """What `train` is told to go on with a run's folder or a fleet's record, with `force` whatever has changed since."""
+    return ["--resume", str(path), *(["--force"] if force else [])]
 
 
 class TrainingProcess:

@@ -25,6 +25,7 @@ from offlinerlkit_damo.compare.plan import jobs, make_plan
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.comparison import write_report
 from offlinerlkit_damo.tasks import make_dataset
+from offlinerlkit_damo.training.checkpoint import read, write
 
 ROOT = Path(__file__).parents[2]
 OPTIONS: dict[str, Any] = {
@@ -40,6 +41,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("OFFLINERLKIT_DAMO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
     return tmp_path
+
+
+def of_another_commit(run: Path) -> None:
+    """Make the checkpoint of a stopped run one of older code."""
+    path = run / "checkpoint" / "last.ckpt"
+    checkpoint = read(path)
+    checkpoint["about"]["commit"] = "older"
+    write(checkpoint, path)
 
 
 def silent(every: object) -> None:
@@ -89,7 +98,12 @@ def test_an_interrupted_comparison_goes_on(place: Path) -> None:
     (run,) = place.glob("out/runs/damo/hopper-random/damo/seed_1*")
     parts = json.loads((run / "run.json").read_text())["parts"]
     assert "stopped by SIGTERM" in parts[0]["exit"] and (run / "checkpoint" / "last.ckpt").exists()
-    main([*command, *flags])
+    of_another_commit(run)
+    with pytest.raises(SystemExit):
+        main([*command, *flags])
+    assert "(commit: older -> " in (place / "out" / "failures.txt").read_text()
+    main([*command, *flags, "--force"])
+    assert "commit: older -> " in (run / "record" / "consoleout_backup.txt").read_text()
     parts = json.loads((run / "run.json").read_text())["parts"]
     assert len(parts) == 2 and parts[1]["exit"] == "finished"
     steps = pd.read_csv(place / "out" / "rows.csv")["timestep"].unique()

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from test_compare import OPTIONS, place, silent
+from test_compare import OPTIONS, of_another_commit, place, silent
 
 from offlinerlkit_damo.compare import fleets, runner
 from offlinerlkit_damo.compare.fleets import LocalFleets
@@ -36,7 +36,9 @@ def test_a_fleet_is_stopped_and_goes_on_and_the_files_are_single_runs(place: Pat
     with pytest.raises(Interrupted):
         runner.run_plan(plan, out, LocalFleets(1), show=interrupt)
     assert sorted(path.name for path in (out / "logs").iterdir()) == ["fleet_damo_hopper-random_seed_1.log"]
-    every = runner.run_plan(plan, out, LocalFleets(1), show=silent)
+    for run in out.glob("runs/damo/*/*/seed_*"):
+        of_another_commit(run)
+    every = runner.run_plan(plan, out, LocalFleets(1, force=True), show=silent)
     assert [status.state for status in every] == ["finished"] * 2 and not any(status.failures for status in every)
     for status in every:
         assert status.folder is not None

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from test_compare import of_another_commit
 
 from offlinerlkit_damo.compare.local import LocalProcesses
 from offlinerlkit_damo.compare.plan import jobs, make_plan
@@ -72,7 +73,8 @@ def test_a_run_survives_its_machine_and_its_comparison(cluster: Cluster, tmp_pat
 
     assert len(list((tmp_path / "cache" / "dynamics").iterdir())) == 1  # for runs that go on with local processes
 
-    with ray_cluster(cluster.address, at_once=1, gpu_share=None) as executor:
+    of_another_commit(damo)
+    with ray_cluster(cluster.address, at_once=1, gpu_share=None, force=True) as executor:
         every = run_plan(plan, tmp_path / "out", executor, show=lambda every: None)
     assert [status.state for status in every] == ["finished"] * 2
     parts = read_facts(damo)["parts"]
