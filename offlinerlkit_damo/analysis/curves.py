@@ -15,7 +15,7 @@ from offlinerlkit_damo.compare.rows import config_hash
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.looks import looks
 from offlinerlkit_damo.report.results import SCORE, read_progress
-from offlinerlkit_damo.report.scores import LAST, on_common_grid
+from offlinerlkit_damo.report.scores import LAST, POINTS, RETURN, on_common_grid
 from offlinerlkit_damo.training.run_folder import is_finished
 
 VALUE = "eval/q_data"
@@ -61,9 +61,10 @@ def draw_curves(runs: Sequence[Run]) -> Drawn:
     if table["value"].abs().max() > DIVERGED * usual > 0:
         for panel in panels[1:]:  # beside one that diverges the others would be one line
             panel.set_yscale("symlog", linthresh=2 * usual)
-    panels[0].set(xlabel="gradient steps", ylabel="normalised score", title="return")
+    unit = POINTS if runs[0].facts["task"]["robot"] else RETURN
+    panels[0].set(xlabel="gradient steps", ylabel=unit, title="return")
     panels[1].set(xlabel="gradient steps", ylabel="mean Q on the data", title="value estimate")
-    panels[2].set(xlabel="normalised score", ylabel="mean Q on the data", title="one against the other (dot: the end)")
+    panels[2].set(xlabel=unit, ylabel="mean Q on the data", title="one against the other (dot: the end)")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)))
     shown = [settings_of(run) for run in runs if run.name not in left_out]

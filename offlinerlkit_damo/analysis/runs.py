@@ -104,7 +104,7 @@ def _check_alike(runs: Sequence[Run]) -> None:
             raise UserError(f"{str(run.folder)!r} is given twice; leave one out")
         folders.add(run.folder.resolve())
         try:
-            ours, theirs = ((x.facts["config"]["task"], x.facts["dataset"]["fingerprint"]) for x in (run, first))
+            ours, theirs = ((x.facts["config"]["task"], x.facts["dataset"]["fingerprint"], x.facts["task"]["robot"]) for x in (run, first))
         except (KeyError, TypeError):
             raise UserError(f"{str(run.folder / FACTS)!r} does not say which task and dataset the run is on; leave it out") from None
         if ours != theirs:

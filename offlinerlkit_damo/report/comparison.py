@@ -18,7 +18,19 @@ from offlinerlkit_damo.report.looks import Look, looks
 from offlinerlkit_damo.report.options import own_options
 from offlinerlkit_damo.report.origin import origin
 from offlinerlkit_damo.report.planned import failures, unmeasured
-from offlinerlkit_damo.report.scores import LAST, contestants, curves, led_by, read_rows, remarks, run_scores, score_table
+from offlinerlkit_damo.report.scores import (
+    LAST,
+    POINTS,
+    RETURN,
+    contestants,
+    curves,
+    in_returns,
+    led_by,
+    read_rows,
+    remarks,
+    run_scores,
+    score_table,
+)
 from offlinerlkit_damo.report.statistics import Floats, Interval, Scores
 from offlinerlkit_damo.report.tables import NONE, latex, markdown, numbers, published_tables, wide, with_interval
 
@@ -30,13 +42,12 @@ SCORES = (
 )
 INTERVALS = (
     f"In brackets, as bars and shaded: 95% intervals, from {statistics.RESAMPLES} redraws of the seeds within each task (stratified "
-    "percentile bootstrap). "
+    "percentile bootstrap)."
 )
-OVER_ALL = (
-    "IQM: mean of the middle half of all runs. Optimality gap: how far runs stay below an expert's 100 points, less is better."
-)
-IMPROVEMENT = " P: the probability that a run beats one of {} on the same task."
-SEVERAL = "Every task counts the same, however many seeds it has, but for the IQM. "
+IQM = "IQM: mean of the middle half of all runs."
+GAP_ABOUT = "Optimality gap: how far runs stay below an expert's 100 points, less is better."
+IMPROVEMENT = "P: the probability that a run beats one of {} on the same task."
+SEVERAL = "Every task counts the same, however many seeds it has, but for the IQM."
 VALUES = (
     "Value estimate against real return. Solid: the first critic's mean value of the data. Dotted: the discounted return of an "
     "evaluation's episode, from its return and length as if its reward were spread evenly. Thin: every seed; thick: their mean. A critic "
@@ -87,12 +98,16 @@ def write_report(folders: Sequence[Path], out: Path, figure_format: str | None =
     scores = run_scores(rows)
     means = {str(task): float(mean) for task, mean in rows.groupby("task")["dataset_mean"].first().dropna().items()}
     table = score_table(scores)
-    complete = complete_scores(scores)
-    aggregates = aggregate(complete)
+    returns = in_returns(rows)
+    units = {task: RETURN if task in returns else POINTS for task in sorted(map(str, rows["task"].unique()))}
+    # returns of different tasks have no common unit
+    pooled = [task for task, unit in units.items() if unit == POINTS or len(units) == 1]
+    complete = complete_scores(scores[scores["task"].isin(pooled)])
+    aggregates = aggregate(complete, in_points=all(units[task] == POINTS for task in pooled))
     differences, unpaired = pairs.paired_differences(rows, scores)
-    told = failures(folders) + remarks(rows, scores) + unmeasured(folders, rows) + left_out(rows, complete) + unpaired
+    told = failures(folders) + remarks(rows, scores) + unmeasured(folders, rows) + left_out(rows, complete, pooled) + unpaired
     measured = [Section("Scores", SCORES, wide(table, means)), *_published(rows, scores), *_changed(folders, rows)]
-    overall = _overall(aggregates, rows["task"].nunique())
+    overall = _overall(aggregates, len(pooled))
     paired = [] if differences.empty else [Section(PAIRED, pairs.caption(differences), pairs.shown(differences))]
     sections = [*measured, *overall, *paired]
 
@@ -104,11 +119,11 @@ def write_report(folders: Sequence[Path], out: Path, figure_format: str | None =
     save_text(scores.to_csv(index=False), out / "run_scores.csv")
 
     drawn = looks(contestants(rows))
-    tasks = sorted(map(str, rows["task"].unique()))
-    where = tasks[0] if len(tasks) == 1 else f"{len(tasks)} tasks"
-    figures = _over_all_runs(aggregates, complete, drawn) if overall else []
+    where = next(iter(units)) if len(units) == 1 else f"{len(units)} tasks"
+    figures = _over_all_runs(aggregates, complete, drawn, units[pooled[0]]) if overall else []
     of_tasks = {
-        str(task): _of_task(str(task), group, drawn, means.get(str(task)), rows) for task, group in curves(rows).groupby("task", sort=True)
+        str(task): _of_task(str(task), group, drawn, means.get(str(task)), rows, units[str(task)])
+        for task, group in curves(rows).groupby("task", sort=True)
     }
     parts = [
         page.facts(origin(rows, scores)),
@@ -161,17 +176,22 @@ def _changed(folders: Sequence[Path], rows: pd.DataFrame) -> list[Section]:
 def _overall(aggregates: Mapping[str, Mapping[str, Interval]], tasks: int) -> list[Section]:
     if not aggregates:
         return []
-    known = INTERVALS if any(not np.isnan(x.low) for found in aggregates.values() for x in found.values()) else ""
-    several = SEVERAL if tasks > 1 else ""
-    few = "" if "IQM" in aggregates else f" There is no IQM: of fewer than {statistics.FEWEST} runs of a contestant it has no meaning."
-    title = "Over all tasks" if tasks > 1 else "All runs together"
-    beaten = IMPROVEMENT.format(next(iter(aggregates["mean"]))) if len(aggregates["mean"]) > 1 else ""
-    about = f"Of the contestants that have finished runs on every task. {several}{known}{OVER_ALL}{beaten}{few}"
-    return [Section(title, about, aggregate_table(aggregates))]
+    told = ["Of the contestants that have finished runs on every task."]
+    if tasks > 1:
+        told.append(SEVERAL)
+    if any(not np.isnan(x.low) for found in aggregates.values() for x in found.values()):
+        told.append(INTERVALS)
+    few = f"There is no IQM: of fewer than {statistics.FEWEST} runs of a contestant it has no meaning."
+    told.append(IQM if "IQM" in aggregates else few)
+    if GAP in aggregates:
+        told.append(GAP_ABOUT)
+    if len(aggregates["mean"]) > 1:
+        told.append(IMPROVEMENT.format(next(iter(aggregates["mean"]))))
+    return [Section("Over all tasks" if tasks > 1 else "All runs together", " ".join(told), aggregate_table(aggregates))]
 
 
 def _over_all_runs(
-    aggregates: Mapping[str, Mapping[str, Interval]], complete: Mapping[str, Scores], drawn: Mapping[str, Look]
+    aggregates: Mapping[str, Mapping[str, Interval]], complete: Mapping[str, Scores], drawn: Mapping[str, Look], unit: str
 ) -> list[Drawing]:
     return [
         Drawing(
@@ -182,7 +202,7 @@ def _over_all_runs(
         ),
         Drawing(
             "profiles",
-            panels.profiles(complete, drawn),
+            panels.profiles(complete, drawn, unit),
             "Performance profiles: the share of runs above a score, higher is better.",
             "Performance profiles. Shares of runs above 50 points: "
             + ", ".join(f"{label} {statistics.profile(ours, MIDDLE)[0]:.2f}" for label, ours in complete.items()),
@@ -191,7 +211,7 @@ def _over_all_runs(
 
 
 def _of_task(
-    task: str, evaluations: pd.DataFrame, drawn: Mapping[str, Look], dataset_mean: float | None, rows: pd.DataFrame
+    task: str, evaluations: pd.DataFrame, drawn: Mapping[str, Look], dataset_mean: float | None, rows: pd.DataFrame, unit: str
 ) -> list[Drawing]:
     name = file_name(task)
     last = evaluations.groupby(["label", "seed"]).tail(1).groupby("label")["score"].mean()
@@ -200,7 +220,7 @@ def _of_task(
     found = [
         Drawing(
             f"{name}_curves",
-            panels.learning_curves(evaluations, drawn, dataset_mean),
+            panels.learning_curves(evaluations, drawn, dataset_mean, unit),
             f"Learning curves. Thin: every seed, unsmoothed; thick: their mean, where all seeds were evaluated.{apart}",
             f"Learning curves on {ends}",
         ),
@@ -214,7 +234,7 @@ def _of_task(
         if len(machines) > 1:
             caption += f" These runs were made on {len(machines)} machines ({', '.join(machines)}): times of different ones do not compare."
         found.append(
-            Drawing(f"{name}_wall-clock", panels.wall_clock(evaluations, drawn), caption, f"Wall-clock against score on {ends}")
+            Drawing(f"{name}_wall-clock", panels.wall_clock(evaluations, drawn, unit), caption, f"Wall-clock against score on {ends}")
         )
     valued = evaluations.dropna(subset=["q_data", "worth"])
     if len(valued):
@@ -227,15 +247,19 @@ def _of_task(
     return found
 
 
+GAP = "optimality gap"  # to an expert: of normalised scores only
 STATISTICS: dict[str, Callable[[Scores], Floats]] = {
     "IQM": statistics.iqm,
     "mean": statistics.mean,
-    "optimality gap": statistics.optimality_gap,
+    GAP: statistics.optimality_gap,
 }
 
 
-def aggregate(complete: Mapping[str, Scores]) -> dict[str, dict[str, Interval]]:
-    """Statistic -> contestant -> its figure: of all STATISTICS, and of the probability of improvement over the first contestant."""
+def aggregate(complete: Mapping[str, Scores], *, in_points: bool = True) -> dict[str, dict[str, Interval]]:
+    """Statistic -> contestant -> its figure: of all STATISTICS, and of the probability of improvement over the first contestant.
+
+    Scores that are not `in_points` are returns, of which there is no optimality gap.
+    """
     if not complete:
         return {}
     found = {
@@ -245,6 +269,7 @@ def aggregate(complete: Mapping[str, Scores]) -> dict[str, dict[str, Interval]]:
             if name != "IQM" or sum(map(len, ours)) >= statistics.FEWEST
         }
         for name, statistic in STATISTICS.items()
+        if in_points or name != GAP
     }
     found = {name: figures for name, figures in found.items() if figures}
     first, *others = complete
@@ -283,10 +308,12 @@ def complete_scores(scores: pd.DataFrame) -> dict[str, Scores]:
     return found
 
 
-def left_out(rows: pd.DataFrame, complete: Mapping[str, Scores]) -> list[str]:
-    """What the figures over all tasks lack, in a sentence, if they do."""
+def left_out(rows: pd.DataFrame, complete: Mapping[str, Scores], pooled: Sequence[str]) -> list[str]:
+    """What the figures over all tasks, which are those of the `pooled` ones, lack, in a sentence each."""
+    other = sorted(set(map(str, rows["task"])) - set(pooled))
+    told = [f"no figures over all runs have {', '.join(other)}: scores there are returns, in a unit of their own"] if other else []
     absent = [label for label in contestants(rows) if label not in complete]
-    if not absent:
-        return []
-    reason = "none of their runs has finished" if rows["task"].nunique() == 1 else "not every task has a finished run of theirs"
-    return [f"no figures over all runs for {', '.join(absent)}: {reason}"]
+    if absent and pooled:
+        reason = "none of their runs has finished" if len(pooled) == 1 else "not every task has a finished run of theirs"
+        told.append(f"no figures over all runs for {', '.join(absent)}: {reason}")
+    return told

@@ -15,6 +15,7 @@ from offlinerlkit_damo.report.figures import check_figure
 from offlinerlkit_damo.report.looks import looks
 from offlinerlkit_damo.report.plot import run_names
 from offlinerlkit_damo.report.results import read_evaluations
+from offlinerlkit_damo.report.scores import POINTS, RETURN
 from offlinerlkit_damo.training.run_folder import FACTS, read_facts
 
 CLOSE = 5.0  # points between two lines that are named together
@@ -41,7 +42,6 @@ def draw_learning_curve(folders: Sequence[Path], path: Path) -> None:
         axes.plot(table["timestep"], table["score"], marker=".", color=look.colour, linestyle=look.dashes, label=name)
         low, high = table["score"] - table["std"], table["score"] + table["std"]
         axes.fill_between(table["timestep"], low, high, alpha=0.15, color=look.colour, linewidth=0)
-    # a simulator without known references is scored by the return itself
     lines = [(0.0, "random", ":"), (100.0, "expert", "-.")] if task["robot"] else []
     if dataset["mean_score"] is not None:
         lines.append((dataset["mean_score"], "dataset mean", "--"))
@@ -59,7 +59,7 @@ def draw_learning_curve(folders: Sequence[Path], path: Path) -> None:
             color="0.35",
         )  # fmt: skip
     kind = {"d4rl": "D4RL", "file": "own data", "minari": "Minari", "neorl": "NeoRL"}.get(dataset["source"], dataset["source"])
-    what = "normalised score" if task["robot"] else "return"
+    what = POINTS if task["robot"] else RETURN
     axes.set(xlabel="gradient steps", ylabel=f"{what} (band: std over episodes)", title=f"{task['name']} ({kind})")
     if task["robot"]:
         axes.set_ylim(top=max(112, axes.get_ylim()[1]))

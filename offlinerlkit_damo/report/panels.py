@@ -24,17 +24,17 @@ POINTS = 5000  # evaluations in a figure; from more of them on its lines are an 
 DPI = 150  # of such images, and of figures that are images altogether
 
 
-def learning_curves(evaluations: pd.DataFrame, drawn: Mapping[str, Look], dataset_mean: float | None) -> Figure:
-    """Every run's score against gradient steps, and the mean over seeds at the steps at which all of them were evaluated."""
-    return _curves(evaluations, drawn, "timestep", "gradient steps", dataset_mean)
+def learning_curves(evaluations: pd.DataFrame, drawn: Mapping[str, Look], dataset_mean: float | None, unit: str) -> Figure:
+    """Every run's score, in `unit`s, against gradient steps, and the mean over seeds at the steps at which all of them were evaluated."""
+    return _curves(evaluations, drawn, "timestep", "gradient steps", dataset_mean, unit)
 
 
-def wall_clock(evaluations: pd.DataFrame, drawn: Mapping[str, Look]) -> Figure:
-    """Every run's score against the minutes of its training, and the mean over seeds of both.
+def wall_clock(evaluations: pd.DataFrame, drawn: Mapping[str, Look], unit: str) -> Figure:
+    """Every run's score, in `unit`s, against the minutes of its training, and the mean over seeds of both.
 
     Without the training of the dynamics model and RAMBO's behaviour cloning, which come before the first step.
     """
-    return _curves(evaluations, drawn, "minutes", "minutes, without what comes before the first gradient step", None)
+    return _curves(evaluations, drawn, "minutes", "minutes, without what comes before the first gradient step", None, unit)
 
 
 def values(evaluations: pd.DataFrame, drawn: Mapping[str, Look]) -> Figure:
@@ -65,8 +65,8 @@ def values(evaluations: pd.DataFrame, drawn: Mapping[str, Look]) -> Figure:
     return _rasterised(figure, len(evaluations))
 
 
-def profiles(complete: Mapping[str, Scores], drawn: Mapping[str, Look]) -> Figure:
-    """The share of runs above every score, with its interval."""
+def profiles(complete: Mapping[str, Scores], drawn: Mapping[str, Look], unit: str) -> Figure:
+    """The share of runs above every score, in `unit`s, with its interval."""
     figure, axes = _axes()
     every = np.concatenate([runs for scores in complete.values() for runs in scores])
     levels = np.linspace(min(0.0, every.min() - 1), max(statistics.EXPERT, every.max() + 1), LEVELS)
@@ -75,7 +75,7 @@ def profiles(complete: Mapping[str, Scores], drawn: Mapping[str, Look]) -> Figur
         axes.step(levels, found.value, where="post", color=look.colour, linestyle=look.dashes, linewidth=2, label=label)
         if not np.isnan(found.low).any():
             axes.fill_between(levels, found.low, found.high, step="post", color=look.colour, alpha=0.15, linewidth=0)
-    axes.set(xlabel="normalised score", ylabel="share of runs above it", ylim=(-0.02, 1.02))
+    axes.set(xlabel=unit, ylabel="share of runs above it", ylim=(-0.02, 1.02))
     return _with_legend(figure)
 
 
@@ -113,21 +113,25 @@ def _bare(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _curves(evaluations: pd.DataFrame, drawn: Mapping[str, Look], across: str, what: str, dataset_mean: float | None) -> Figure:
+def _curves(
+    evaluations: pd.DataFrame, drawn: Mapping[str, Look], across: str, what: str, dataset_mean: float | None, unit: str
+) -> Figure:
     shown = [label for label in drawn if (evaluations["label"] == label).any()]
     if len(shown) > CROWD:
-        return _curves_apart(evaluations, {label: drawn[label] for label in shown}, across, what, dataset_mean)
+        return _curves_apart(evaluations, {label: drawn[label] for label in shown}, across, what, dataset_mean, unit)
     figure, axes = _axes()
     for label in shown:
         ours = evaluations[evaluations["label"] == label]
         _curve(axes, ours, on_common_grid(ours), drawn[label], across)
     _dataset_line(axes, dataset_mean)
-    axes.set(xlabel=what, ylabel="normalised score")
+    axes.set(xlabel=what, ylabel=unit)
     _count_steps(axes, across)
     return _rasterised(_with_legend(figure), len(evaluations))
 
 
-def _curves_apart(evaluations: pd.DataFrame, drawn: Mapping[str, Look], across: str, what: str, dataset_mean: float | None) -> Figure:
+def _curves_apart(
+    evaluations: pd.DataFrame, drawn: Mapping[str, Look], across: str, what: str, dataset_mean: float | None, unit: str
+) -> Figure:
     lines = -(-len(drawn) // COLUMNS)
     figure = Figure(figsize=(WIDTH, HEIGHT * 0.55 * lines), layout="constrained")
     panels = figure.subplots(lines, COLUMNS, squeeze=False, sharex=True, sharey=True).ravel()
@@ -145,7 +149,7 @@ def _curves_apart(evaluations: pd.DataFrame, drawn: Mapping[str, Look], across: 
     for panel in panels[len(drawn) :]:
         panel.set_visible(False)
     figure.supxlabel(what, fontsize="medium")
-    figure.supylabel("normalised score", fontsize="medium")
+    figure.supylabel(unit, fontsize="medium")
     if dataset_mean is not None:
         figure.legend(handles=[panels[0].get_lines()[-1]], loc="outside upper center", frameon=False)
     return _rasterised(figure, len(evaluations))

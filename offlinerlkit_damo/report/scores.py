@@ -24,6 +24,9 @@ OPTIONAL = ("dataset_mean", "source", "dynamics", "host", "commit", "machine", "
 TEXTS = ("task", "label", "algo", "config_hash", "dataset", "source", "dynamics", "host", "commit", "machine")
 """Columns that are no numbers, though one of digits alone may look like one, and none is missing because it says "None"."""
 RUN = ["task", "label", "seed"]
+POINTS = "normalised score"
+RETURN = "return"
+"""What a score is: the latter for a simulator without known references."""
 
 
 def read_rows(paths: Sequence[Path]) -> pd.DataFrame:
@@ -84,6 +87,12 @@ def read_rows(paths: Sequence[Path]) -> pd.DataFrame:
 def contestants(rows: pd.DataFrame) -> list[str]:
     """In the order of the rows, which is the plan's; the first is the one that others are compared with."""
     return [str(label) for label in rows["label"].unique()]
+
+
+def in_returns(rows: pd.DataFrame) -> list[str]:
+    """The tasks whose scores are the returns themselves, because no reference scores are known."""
+    alike = pd.Series(np.isclose(rows["score"], rows["return"], rtol=1e-9)).groupby(rows["task"].to_numpy()).all()
+    return [str(task) for task in alike.index[alike]]
 
 
 def led_by(rows: pd.DataFrame, reference: str) -> pd.DataFrame:

@@ -14,10 +14,12 @@ from offlinerlkit_damo.analysis.runs import Run, find_runs
 from offlinerlkit_damo.errors import UserError
 
 
-def run_of(folder: Path, score: float, *, steps: int = 12, finished: bool = True, value: bool = True, **config: Any) -> Run:
+def run_of(
+    folder: Path, score: float, *, steps: int = 12, finished: bool = True, value: bool = True, robot: str | None = None, **config: Any
+) -> Run:
     """A run folder with evaluations score + 1, ..., score + steps."""
     options = {"algo_name": "damo", "task": "t", "seed": 1, "damo_alpha": 1.0, "actor_alpha": 1.0, "epoch": 12, "step_per_epoch": 10}
-    facts = {"config": {**options, **config}, "dataset": {"fingerprint": "f", "mean_score": None}, "commit": None}
+    facts = {"config": {**options, **config}, "dataset": {"fingerprint": "f", "mean_score": None}, "commit": None, "task": {"robot": robot}}
     (folder / "record").mkdir(parents=True)
     (folder / "result").mkdir()
     (folder / "run.json").write_text(json.dumps(facts))
@@ -80,6 +82,12 @@ def test_one_runaway_value_does_not_flatten_the_others(tmp_path: Path) -> None:
     pd.read_csv(path).assign(**{"eval/q_data": [5.0] * 11 + [9e5]}).to_csv(path, index=False)
     drawn = draw_curves([run_of(tmp_path / "tame", 0), wild])
     assert [panel.get_yscale() for panel in drawn.figure.axes] == ["linear", "symlog", "symlog"]
+
+
+@pytest.mark.parametrize(("robot", "unit"), [("hopper", "normalised score"), (None, "return")])
+def test_a_score_without_references_is_called_return(robot: str | None, unit: str, tmp_path: Path) -> None:
+    panels = draw_curves([run_of(tmp_path / "run", 0, robot=robot)]).figure.axes
+    assert (panels[0].get_ylabel(), panels[2].get_xlabel()) == (unit, unit)
 
 
 def test_a_run_without_values_has_its_score_drawn(tmp_path: Path) -> None:

@@ -57,6 +57,28 @@ def rows_of(tmp_path: Path, drop: int | None = None, **changes: object) -> Path:
     return tmp_path
 
 
+def page_of(rows: pd.DataFrame, place: Path) -> str:
+    place.mkdir()
+    rows.to_csv(place / "rows.csv", index=False)
+    return write_report([place], place / "report", "svg").read_text()
+
+
+def test_scores_without_references_are_called_returns_and_not_pooled(tmp_path: Path) -> None:
+    """Of one task in returns everything but the gap to an expert; beside tasks in points it is in no figure over all runs."""
+    rows = pd.read_csv(rows_of(tmp_path / "in") / "rows.csv")
+    own = rows["task"] == "hopper-random"
+    rows.loc[own, "return"] = rows.loc[own, "score"] * (1 + 1e-15)  # as a normalisation by 0 and 100 rounds
+    mixed, alone, points = (page_of(rows[which], tmp_path / f"{i}") for i, which in enumerate((own | ~own, own, ~own)))
+    assert "no figures over all runs have hopper-random: scores there are returns, in a unit of their own" in mixed
+    assert all(("ptimality gap" in page) == there for page, there in ((mixed, True), (alone, False), (points, True)))
+    assert all("All runs together" in page and "P(better than a)" in page for page in (mixed, alone, points))
+    for i, what in ((0, "normalised score"), (1, "return"), (2, "normalised score")):
+        assert f"<!-- {what} -->" in (tmp_path / f"{i}" / "report" / "profiles.svg").read_text()
+    for kind in ("curves", "wall-clock"):
+        assert "<!-- return -->" in (tmp_path / "0" / "report" / f"hopper-random_{kind}.svg").read_text()
+        assert "<!-- normalised score -->" in (tmp_path / "0" / "report" / f"hopper-medium_{kind}.svg").read_text()
+
+
 def test_a_runs_score_is_the_mean_of_its_last_ten_evaluations(tmp_path: Path) -> None:
     scores = run_scores(read_rows([rows_of(tmp_path)]))
     first = scores[(scores["task"] == "hopper-medium") & (scores["label"] == "a") & (scores["seed"] == 2)].iloc[0]
@@ -95,7 +117,7 @@ def test_a_crowd_of_curves_gets_axes_each(tmp_path: Path) -> None:
 
     def drawn(count: int, mean: float | None = 3.5) -> list[Any]:
         shown = evaluations[evaluations["label"].isin(list(labels[:count]))]
-        return [axes for axes in panels.learning_curves(shown, looks(labels), mean).axes if axes.get_visible()]
+        return [axes for axes in panels.learning_curves(shown, looks(labels), mean, "return").axes if axes.get_visible()]
 
     (together,) = drawn(6)
     assert len(together.get_lines()) == 6 * 3 + 1
@@ -126,7 +148,7 @@ def test_many_evaluations_are_an_image(tmp_path: Path, monkeypatch: pytest.Monke
 def test_single_evaluations_are_dots(tmp_path: Path) -> None:
     evaluations = curves(read_rows([rows_of(tmp_path)]))
     first = evaluations[(evaluations["timestep"] == 100) & (evaluations["task"] == "hopper-medium")]
-    for figure in (panels.learning_curves(first, looks("ab"), None), panels.values(first, looks("ab"))):
+    for figure in (panels.learning_curves(first, looks("ab"), None, "return"), panels.values(first, looks("ab"))):
         shown = [line for axes in figure.axes for line in axes.get_lines() if len(line.get_xdata())]
         assert len(shown) >= 6 and all(line.get_marker() not in ("", "None") for line in shown)
 
@@ -183,11 +205,12 @@ def test_what_is_missing_or_unlike_is_told_and_nothing_is_cut(tmp_path: Path) ->
     assert remarks(some, run_scores(some))[:2] == ["b has no evaluation on hopper-medium", "b has no seed 2 on hopper-random"]
     complete = complete_scores(scores)
     assert {label: [list(runs) for runs in x] for label, x in complete.items()} == {"a": [[9.0, 10.0]] * 2, "b": [[19.0, 20.0], [19.0]]}
-    assert left_out(rows, complete) == []
+    assert left_out(rows, complete, sorted(set(rows["task"]))) == []
     rows, scores = told(rows_of(tmp_path / "without", drop=2))
     without = scores[~((scores["label"] == "b") & (scores["task"] == "hopper-random"))]
     assert list(complete_scores(without)) == ["a"]
-    assert left_out(rows, {"a": []}) == ["no figures over all runs for b: not every task has a finished run of theirs"]
+    tasks = sorted(set(rows["task"]))
+    assert left_out(rows, {"a": []}, tasks) == ["no figures over all runs for b: not every task has a finished run of theirs"]
     other = remarks(*told(rows_of(tmp_path / "other", dataset="other")))
     assert "runs on hopper-medium learned from different datasets: hopper-medium (a); other (b)" in other
     hosts = remarks(*told(rows_of(tmp_path / "hosts", host="offlinerlkit")))
@@ -203,7 +226,8 @@ def test_what_is_missing_or_unlike_is_told_and_nothing_is_cut(tmp_path: Path) ->
     assert "b on hopper-medium has not finished: seed 1 (1200 steps), seed 2 (1200 steps)" in going
     rows, scores = told(tmp_path / "going")
     assert list(complete_scores(scores)) == ["a"] and "*" in wide(score_table(scores), {}).iloc[0]["b"]
-    assert left_out(rows[rows["task"] == "hopper-random"], {"a": []}) == ["no figures over all runs for b: none of their runs has finished"]
+    one = rows[rows["task"] == "hopper-random"]
+    assert left_out(one, {"a": []}, ["hopper-random"]) == ["no figures over all runs for b: none of their runs has finished"]
     versions = remarks(*told(rows_of(tmp_path / "versions", commit="d")))
     assert "runs were made by different versions of this package: c (a); d (b)" in versions
     short = rows_of(tmp_path / "short") / "rows.csv"
