@@ -20,7 +20,8 @@ from offlinerlkit_damo.__main__ import main
 from offlinerlkit_damo.config import resolve
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report import panels, statistics
-from offlinerlkit_damo.report.comparison import aggregate, aggregate_table, complete_scores, left_out, write_report
+from offlinerlkit_damo.report.aggregates import aggregate, aggregate_table, complete_scores, left_out
+from offlinerlkit_damo.report.comparison import write_report
 from offlinerlkit_damo.report.looks import looks
 from offlinerlkit_damo.report.options import own_options
 from offlinerlkit_damo.report.scores import curves, few_of, on_common_grid, read_rows, remarks, run_scores, score_table
