@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from offlinerlkit_damo.analysis.drawing import Drawn
+from offlinerlkit_damo.analysis.drawing import Drawn, keep_legible
 from offlinerlkit_damo.analysis.runs import Run, settings_of
 from offlinerlkit_damo.compare.rows import config_hash
 from offlinerlkit_damo.errors import UserError
@@ -19,7 +19,6 @@ from offlinerlkit_damo.report.scores import LAST, POINTS, RETURN, on_common_grid
 from offlinerlkit_damo.training.run_folder import is_finished
 
 VALUE = "eval/q_data"
-DIVERGED = 30  # times the median
 NOT_FIXED = "not fixed"
 
 
@@ -57,10 +56,8 @@ def draw_curves(runs: Sequence[Run]) -> Drawn:
             if several:
                 mean = on_common_grid(ours, ("score", "value"))
                 panel.plot(mean[x], mean[y], linewidth=2.2, label=name, **how)
-    usual = float(table["value"].abs().median())
-    if table["value"].abs().max() > DIVERGED * usual > 0:
-        for panel in panels[1:]:  # beside one that diverges the others would be one line
-            panel.set_yscale("symlog", linthresh=2 * usual)
+    if table["value"].notna().any():
+        keep_legible(panels[1:], "y", table["value"])
     unit = POINTS if runs[0].facts["task"]["robot"] else RETURN
     panels[0].set(xlabel="gradient steps", ylabel=unit, title="return")
     panels[1].set(xlabel="gradient steps", ylabel="mean Q on the data", title="value estimate")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from offlinerlkit_damo.files import replacing, save_json, save_text
 from offlinerlkit_damo.report.tables import markdown
+
+DIVERGED = 30  # times the median
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,17 @@ class Drawn:
     about: dict[str, Any]
     points: pd.DataFrame | None = None
     shown: pd.DataFrame | None = None
+
+
+def keep_legible(panels: Iterable[Axes], axis: Literal["x", "y"], values: ArrayLike) -> None:
+    """Where one of `values` has diverged, beside which the others would be one line, an axis that is linear in their midst alone."""
+    sizes = np.abs(np.asarray(values, np.float64))
+    usual = float(np.nanmedian(sizes))
+    if np.nanmax(sizes) > DIVERGED * usual > 0:
+        # just above a power of ten, which is then the first mark beside zero: below it they would lie on each other
+        linear = 10 ** math.ceil(math.log10(2 * usual)) * (1 + 1e-9)
+        for panel in panels:
+            getattr(panel, f"set_{axis}scale")("symlog", linthresh=linear)
 
 
 def write(name: str, drawn: Drawn, out: Path, suffix: str) -> Path:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from offlinerlkit_damo.analysis.clouds import Transitions, offline, scale_of
-from offlinerlkit_damo.analysis.drawing import Drawn
+from offlinerlkit_damo.analysis.drawing import Drawn, keep_legible
 from offlinerlkit_damo.analysis.overlap import Estimate, estimate, redrawn, squared_distances
 from offlinerlkit_damo.analysis.runs import Learned, settings_of
 from offlinerlkit_damo.analysis.settings import Settings
@@ -195,6 +195,7 @@ def _figure(summary: pd.DataFrame) -> Figure:
         number = int(group["number"].iloc[0])
         panel.set(title=f"{number} pairs {GROUPS[name]}", xlabel="discounted return, mean over pairs")
         panel.grid(axis="x", color="0.9")
+    keep_legible(panels, "x", summary[["critic", "real"]])
     panels[0].set_yticks(range(len(runs)), [f"{label}, seed {seed}" for label, seed in runs])
     panels[0].set_ylim(len(runs) - 0.5, -0.5)
     handles, labels = panels[0].get_legend_handles_labels()

@@ -8,7 +8,7 @@ import pytest
 
 from offlinerlkit_damo.analysis import values as module
 from offlinerlkit_damo.analysis.clouds import offline
-from offlinerlkit_damo.analysis.values import Neighbours, summarised, table_of
+from offlinerlkit_damo.analysis.values import Neighbours, _figure, summarised, table_of
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.tasks import OfflineDataset
 from offlinerlkit_damo.tasks.dataset import assemble
@@ -68,6 +68,15 @@ def test_the_table_has_every_run_and_the_mean_over_seeds() -> None:
         ("mopo, seed 1", "5.0 [4.0, 6.0]"),
     ]  # fmt: skip
     assert set(table["pairs"]) == {"outside the data (40)"}
+
+
+def test_a_critic_that_diverged_does_not_flatten_the_others() -> None:
+    runs = [{"label": str(i), "seed": 1, "pairs": "out", "number": 3, "critic": 100.0 + i, "real": 90.0 - i} for i in range(3)]
+    summary = pd.DataFrame(runs)
+    for name, value, scale in (("critic", -9e5, "symlog"), ("critic", -900.0, "linear")):
+        summary.loc[0, name] = value
+        bounds = {f"{key}_{end}": summary[key] for key in ("critic", "real") for end in ("low", "high")}
+        assert _figure(summary.assign(**bounds)).axes[0].get_xscale() == scale
 
 
 def test_means_are_over_pairs_and_intervals_over_episodes() -> None:
