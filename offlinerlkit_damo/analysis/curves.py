@@ -14,8 +14,8 @@ from offlinerlkit_damo.analysis.runs import Run, settings_of
 from offlinerlkit_damo.compare.rows import config_hash
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.looks import looks
-from offlinerlkit_damo.report.results import SCORE, read_progress
-from offlinerlkit_damo.report.scores import LAST, POINTS, RETURN, on_common_grid
+from offlinerlkit_damo.report.results import POINTS, RETURN, SCORE, read_progress
+from offlinerlkit_damo.report.scores import LAST, on_common_grid
 from offlinerlkit_damo.training.run_folder import is_finished
 
 VALUE = "eval/q_data"

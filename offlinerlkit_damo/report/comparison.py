@@ -19,10 +19,9 @@ from offlinerlkit_damo.report.looks import Look, looks
 from offlinerlkit_damo.report.options import own_options
 from offlinerlkit_damo.report.origin import origin
 from offlinerlkit_damo.report.planned import failures, unmeasured
+from offlinerlkit_damo.report.results import POINTS, RETURN
 from offlinerlkit_damo.report.scores import (
     LAST,
-    POINTS,
-    RETURN,
     contestants,
     curves,
     in_returns,

@@ -14,8 +14,7 @@ from offlinerlkit_damo.files import replacing
 from offlinerlkit_damo.report.figures import check_figure
 from offlinerlkit_damo.report.looks import looks
 from offlinerlkit_damo.report.plot import run_names
-from offlinerlkit_damo.report.results import read_evaluations
-from offlinerlkit_damo.report.scores import POINTS, RETURN
+from offlinerlkit_damo.report.results import POINTS, RETURN, read_evaluations
 from offlinerlkit_damo.training.run_folder import FACTS, read_facts
 
 CLOSE = 5.0  # points between two lines that are named together

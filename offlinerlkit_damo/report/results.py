@@ -14,6 +14,8 @@ from offlinerlkit_damo.training.logs import POLICY
 
 PROGRESS = Path("record") / POLICY
 SCORE, SCORE_STD = "eval/normalized_episode_reward", "eval/normalized_episode_reward_std"
+POINTS, RETURN = "normalised score", "return"
+"""What a score is: the latter for a simulator without known references."""
 
 
 def run_folders(paths: Sequence[Path]) -> list[Path]:

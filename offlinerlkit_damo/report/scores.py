@@ -24,9 +24,6 @@ OPTIONAL = ("dataset_mean", "source", "dynamics", "host", "commit", "machine", "
 TEXTS = ("task", "label", "algo", "config_hash", "dataset", "source", "dynamics", "host", "commit", "machine")
 """Columns that are no numbers, though one of digits alone may look like one, and none is missing because it says "None"."""
 RUN = ["task", "label", "seed"]
-POINTS = "normalised score"
-RETURN = "return"
-"""What a score is: the latter for a simulator without known references."""
 
 
 def read_rows(paths: Sequence[Path]) -> pd.DataFrame:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +88,10 @@ def test_refusals(tmp_path: Path) -> None:
     assert not (tmp_path / "c.png").exists()
     with pytest.raises(UserError, match=r"is neither a run's folder, with run\.json, nor a comparison's, with rows\.csv"):
         main(["report", str(run), str(tmp_path)])
+
+
+def test_a_run_and_its_curve_need_no_extra() -> None:
+    """What `pip install` of the package alone does not bring must not be imported on the way."""
+    without = "import sys; sys.modules |= dict.fromkeys(('scipy', 'ray', 'rliable', 'sklearn', 'minari'))"
+    code = f"{without}; import offlinerlkit_damo.flags, offlinerlkit_damo.report.curve, offlinerlkit_damo.report.plot"
+    subprocess.run([sys.executable, "-c", code], check=True)
