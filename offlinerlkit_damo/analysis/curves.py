@@ -14,7 +14,7 @@ from offlinerlkit_damo.analysis.runs import Run, settings_of
 from offlinerlkit_damo.compare.rows import config_hash
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.looks import looks
-from offlinerlkit_damo.report.results import POINTS, RETURN, SCORE, read_progress
+from offlinerlkit_damo.report.results import SCORE, read_progress, score_unit
 from offlinerlkit_damo.report.scores import LAST, on_common_grid
 from offlinerlkit_damo.training.run_folder import is_finished
 
@@ -56,9 +56,8 @@ def draw_curves(runs: Sequence[Run]) -> Drawn:
             if several:
                 mean = on_common_grid(ours, ("score", "value"))
                 panel.plot(mean[x], mean[y], linewidth=2.2, label=name, **how)
-    if table["value"].notna().any():
-        keep_legible(panels[1:], "y", table["value"])
-    unit = POINTS if runs[0].facts["task"]["robot"] else RETURN
+    keep_legible(panels[1:], "y", table["value"])
+    unit = score_unit(runs[0].facts["task"])
     panels[0].set(xlabel="gradient steps", ylabel=unit, title="return")
     panels[1].set(xlabel="gradient steps", ylabel="mean Q on the data", title="value estimate")
     panels[2].set(xlabel=unit, ylabel="mean Q on the data", title="one against the other (dot: the end)")

@@ -34,8 +34,9 @@ class Drawn:
 def keep_legible(panels: Iterable[Axes], axis: Literal["x", "y"], values: ArrayLike) -> None:
     """Where one of `values` has diverged, beside which the others would be one line, an axis that is linear in their midst alone."""
     sizes = np.abs(np.asarray(values, np.float64))
-    usual = float(np.nanmedian(sizes))
-    if np.nanmax(sizes) > DIVERGED * usual > 0:
+    sizes = sizes[~np.isnan(sizes)]
+    usual = float(np.median(sizes)) if len(sizes) else 0.0
+    if usual and sizes.max() > DIVERGED * usual:
         # just above a power of ten, which is then the first mark beside zero: below it they would lie on each other
         linear = 10 ** math.ceil(math.log10(2 * usual)) * (1 + 1e-9)
         for panel in panels:

@@ -76,7 +76,7 @@ class Worker:
         return News()
 
     def start(self, job: Job, luggage: Luggage, dataset: tuple[str, bytes] | None, force: bool = False) -> News:
-        """Unpack and start the run; `dataset`: its file's name in the cache, and its content; `force` as for `RayCluster`."""
+        """Unpack and start the run; `dataset`: its file's name in the cache, and its content; `force` as for `runner.Status`."""
         self._job = dataclasses.replace(job, config=dataclasses.replace(job.config, logdir=str(self._place / "runs")))
         cache, folder = self._place / "cache", None
         if dataset is not None:
@@ -117,12 +117,12 @@ class Worker:
 class RayAttempt:
     """A run on the cluster, seen from the comparison; see `runner.Attempt`."""
 
-    def __init__(self, status: Status, out: Path, model: Path | None, dataset: Any, *, gpus: float, force: bool) -> None:
+    def __init__(self, status: Status, out: Path, model: Path | None, dataset: Any, *, gpus: float) -> None:
         self.began = False
         self.outcome: Outcome | None = None
         self.key = model_key(status.job.config)
         self._job, self._log = status.job, log_path(status.job, out)
-        self._folder, self._model, self._dataset, self._force = status.folder, model, dataset, force
+        self._folder, self._model, self._dataset, self._force = status.folder, model, dataset, status.force
         actor: Any = ray.remote(Worker)
         self._actor = actor.options(num_cpus=status.job.config.threads, num_gpus=gpus).remote()
         self._pending: Any = self._actor.settle.remote()
@@ -185,11 +185,10 @@ class RayCluster:
     Args:
         at_once: at most so many runs; None for as many as there is room for.
         gpu_share: what a run on device cuda takes of a GPU.
-        force: go on with runs even if code, versions, host, data or model have changed since they began.
     """
 
-    def __init__(self, *, at_once: int | None, gpu_share: float, force: bool) -> None:
-        self._at_once, self._gpu_share, self._force = at_once, gpu_share, force
+    def __init__(self, *, at_once: int | None, gpu_share: float) -> None:
+        self._at_once, self._gpu_share = at_once, gpu_share
         self._attempts: list[RayAttempt] = []
         self._datasets: dict[Path, Any] = {}
         self._warned = False
@@ -209,7 +208,7 @@ class RayCluster:
         if gpus and not self._warned and not ray.cluster_resources().get("GPU"):
             print("no machine of the cluster has a GPU now; runs with device=cuda wait for one", file=sys.stderr)
             self._warned = True
-        attempt = RayAttempt(status, out, model, self._dataset(config), gpus=gpus, force=self._force)
+        attempt = RayAttempt(status, out, model, self._dataset(config), gpus=gpus)
         self._attempts.append(attempt)
         return attempt
 
@@ -255,7 +254,7 @@ def joined(address: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def ray_cluster(address: str | None, *, at_once: int | None, gpu_share: float | None, force: bool = False) -> Iterator[RayCluster]:
+def ray_cluster(address: str | None, *, at_once: int | None, gpu_share: float | None) -> Iterator[RayCluster]:
     """The executor on the cluster that `joined` joins."""
     with joined(address):
-        yield RayCluster(at_once=at_once, gpu_share=1.0 if gpu_share is None else gpu_share, force=force)
+        yield RayCluster(at_once=at_once, gpu_share=1.0 if gpu_share is None else gpu_share)

@@ -66,7 +66,7 @@ def _run(plan: Plan, arguments: argparse.Namespace) -> None:
         dry_run(plan, arguments.out, arguments.jobs or os.cpu_count() or 1)
         return
     with executor(arguments) as chosen:
-        every = run_plan(plan, arguments.out, chosen, show=Display())
+        every = run_plan(plan, arguments.out, chosen, show=Display(), force=arguments.force)
     failed = [status for status in every if status.state == "failed"]
     for status in failed:
         print(f"{failure(status, arguments.out)} ({log_path(status.job, arguments.out)})", file=sys.stderr)
@@ -81,14 +81,14 @@ def executor(arguments: argparse.Namespace) -> Iterator[Executor]:
     """What --executor and the flags that go with it ask for."""
     if arguments.executor != "ray":
         if arguments.executor == "fleet":
-            yield LocalFleets(arguments.jobs or 1, force=arguments.force)
+            yield LocalFleets(arguments.jobs or 1)
         else:
-            yield LocalProcesses(arguments.jobs or os.cpu_count() or 1, force=arguments.force)
+            yield LocalProcesses(arguments.jobs or os.cpu_count() or 1)
         return
     # here: nothing else needs Ray
     from offlinerlkit_damo.compare.cluster import ray_cluster
 
-    with ray_cluster(arguments.ray_address, at_once=arguments.jobs, gpu_share=arguments.gpu_share, force=arguments.force) as cluster:
+    with ray_cluster(arguments.ray_address, at_once=arguments.jobs, gpu_share=arguments.gpu_share) as cluster:
         yield cluster
 
 

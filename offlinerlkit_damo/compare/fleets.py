@@ -24,8 +24,8 @@ class LocalFleets(LocalProcesses):
     Runs that were stopped together go on together; one that failed is tried again alone.
     """
 
-    def __init__(self, at_once: int, *, force: bool = False) -> None:
-        super().__init__(at_once, force=force)
+    def __init__(self, at_once: int) -> None:
+        super().__init__(at_once)
         self._process_of: dict[str, TrainingProcess] = {}
         self._joined: set[str] = set()  # jobs that another one's fleet has begun, not yet asked for
 
@@ -55,7 +55,7 @@ class LocalFleets(LocalProcesses):
             return [], []
         if status.folder is not None:
             group, record = _stopped_together(status, candidates, out)
-            return group, [] if record is None else resume_flags(record, force=self._force)
+            return group, [] if record is None else resume_flags(record, force=status.force)
         fresh = [other for other in candidates if other.folder is None]
         group = fresh[: math.ceil(len(fresh) / self.places())]
         if status not in group:

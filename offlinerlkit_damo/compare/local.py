@@ -16,14 +16,10 @@ from offlinerlkit_damo.files import file_name, save_yaml
 
 
 class LocalProcesses:
-    """An executor: a process a run, `at_once` of them at a time.
+    """An executor: a process a run, `at_once` of them at a time."""
 
-    Args:
-        force: go on with runs even if code, versions, host, data or model have changed since they began.
-    """
-
-    def __init__(self, at_once: int, *, force: bool = False) -> None:
-        self._at_once, self._force = at_once, force
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
         self._running: list[TrainingProcess] = []
 
     def start(self, status: Status, every: Sequence[Status], out: Path) -> TrainingProcess | None:
@@ -31,7 +27,7 @@ class LocalProcesses:
         if not self.places():
             return None
         job = status.job
-        flags = run_flags(job.config, status.folder, options=out / "jobs" / f"{file_name(job.name)}.yaml", force=self._force)
+        flags = run_flags(job.config, status.folder, options=out / "jobs" / f"{file_name(job.name)}.yaml", force=status.force)
         return self.launch(flags, job.config, log=log_path(job, out))
 
     def places(self) -> int:

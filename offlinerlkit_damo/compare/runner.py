@@ -34,6 +34,7 @@ class Status:
     """Where a job stands."""
 
     job: Job
+    force: bool = False  # go on with its run even if code, versions, host, data or model have changed since it began
     folder: Path | None = None  # its run, once it has one
     state: str = "waiting"  # running, finished, failed
     failures: int = 0
@@ -153,15 +154,16 @@ def find_run(job: Job) -> Path | None:
     return folder
 
 
-def run_plan(plan: Plan, out: Path, executor: Executor, *, show: Callable[[Sequence[Status]], None]) -> list[Status]:
+def run_plan(plan: Plan, out: Path, executor: Executor, *, show: Callable[[Sequence[Status]], None], force: bool = False) -> list[Status]:
     """Run what is not finished yet; returns where every job stands.
 
     A run that fails is tried once more, from its checkpoint. `show` is called with all jobs every now and then. Interrupted, it stops its
-    processes, which checkpoint first; the same call goes on from there. Rows are gathered after every run, and about every minute. Raises
-    UserError if `out` holds runs with other options, or belongs to another comparison that is going on.
+    processes, which checkpoint first; the same call goes on from there, with `force` whatever has changed since those runs began. Rows are
+    gathered after every run, and about every minute. Raises UserError if `out` holds runs with other options, or belongs to another
+    comparison that is going on.
     """
     make_folder(out / "logs")
-    every = [Status(job) for job in jobs(plan, out)]
+    every = [Status(job, force=force) for job in jobs(plan, out)]
     with _locked(out), StopRequest(when="; the same command goes on from here"):
         for status in every:
             status.look()

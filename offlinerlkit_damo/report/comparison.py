@@ -104,7 +104,7 @@ def write_report(folders: Sequence[Path], out: Path, figure_format: str | None =
     pooled = [task for task, unit in units.items() if unit == POINTS or len(units) == 1]
     complete = complete_scores(scores[scores["task"].isin(pooled)])
     aggregates = aggregate(complete, in_points=all(units[task] == POINTS for task in pooled))
-    differences, unpaired = pairs.paired_differences(rows, scores)
+    differences, unpaired = pairs.paired_differences(rows, scores, pooled)
     told = failures(folders) + remarks(rows, scores) + unmeasured(folders, rows) + left_out(rows, complete, pooled) + unpaired
     measured = [Section("Scores", SCORES, wide(table, means)), *_published(rows, scores), *_changed(folders, rows)]
     overall = _overall(aggregates, len(pooled))

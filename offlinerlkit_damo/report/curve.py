@@ -14,7 +14,7 @@ from offlinerlkit_damo.files import replacing
 from offlinerlkit_damo.report.figures import check_figure
 from offlinerlkit_damo.report.looks import looks
 from offlinerlkit_damo.report.plot import run_names
-from offlinerlkit_damo.report.results import POINTS, RETURN, read_evaluations
+from offlinerlkit_damo.report.results import read_evaluations, score_unit
 from offlinerlkit_damo.training.run_folder import FACTS, read_facts
 
 CLOSE = 5.0  # points between two lines that are named together
@@ -58,8 +58,7 @@ def draw_learning_curve(folders: Sequence[Path], path: Path) -> None:
             color="0.35",
         )  # fmt: skip
     kind = {"d4rl": "D4RL", "file": "own data", "minari": "Minari", "neorl": "NeoRL"}.get(dataset["source"], dataset["source"])
-    what = POINTS if task["robot"] else RETURN
-    axes.set(xlabel="gradient steps", ylabel=f"{what} (band: std over episodes)", title=f"{task['name']} ({kind})")
+    axes.set(xlabel="gradient steps", ylabel=f"{score_unit(task)} (band: std over episodes)", title=f"{task['name']} ({kind})")
     if task["robot"]:
         axes.set_ylim(top=max(112, axes.get_ylim()[1]))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))

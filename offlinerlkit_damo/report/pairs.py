@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from offlinerlkit_damo.report import statistics
-from offlinerlkit_damo.report.scores import RUN, few_of, in_returns
+from offlinerlkit_damo.report.scores import RUN, few_of
 from offlinerlkit_damo.report.tables import NONE, with_interval
 
 ALL = "all tasks"
@@ -19,15 +20,14 @@ CAPTION = (
 INTERVALS = " In brackets: 95% intervals, bootstrap over the pairs."
 
 
-def paired_differences(rows: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def paired_differences(rows: pd.DataFrame, scores: pd.DataFrame, pooled: Collection[str]) -> tuple[pd.DataFrame, list[str]]:
     """A row a task and contestant with a name of its own while its algorithm, called by its own name, was run too.
 
     Columns: contestant, beside (the latter), task, difference (an Interval of the mean over seeds, in points of the score: redrawn
-    are pairs, within each task) and seeds, seed -> difference. Of several tasks there is a row "all tasks" too, unless scores are returns.
+    are pairs, within each task) and seeds, seed -> difference. Of several tasks, all of them `pooled`, there is a row "all tasks" too.
     Seeds that only one of the two has, runs that have not finished, and runs on another dataset, model or budget are no pairs; the second
     result names the latter two.
     """
-    returns = set(in_returns(rows))
     origin = rows.groupby(RUN, as_index=False)[["dataset", "dynamics"]].first()
     table = scores.merge(origin)
     found: list[dict[str, Any]] = []
@@ -51,7 +51,7 @@ def paired_differences(rows: pd.DataFrame, scores: pd.DataFrame) -> tuple[pd.Dat
                 per_task[str(task)] = dict(zip(map(int, pairs["seed"]), map(float, difference), strict=True))
         values = {task: np.array(list(seeds.values())) for task, seeds in per_task.items()}
         found += [_row(str(label), str(algo), task, [values[task]], seeds) for task, seeds in per_task.items()]
-        if len(per_task) > 1 and not returns.intersection(per_task):
+        if len(per_task) > 1 and set(per_task) <= set(pooled):
             found.append(_row(str(label), str(algo), ALL, list(values.values()), {}))
     return pd.DataFrame(found), told
 

@@ -20,7 +20,7 @@ LEVELS = 200  # of a performance profile
 WIDTH, HEIGHT = 8.5, 4.0
 CROWD = 6  # contestants that one pair of axes holds legibly; more of them get axes each, the others in grey behind
 COLUMNS = 3
-POINTS = 5000  # evaluations in a figure; from more of them on its lines are an image, or a page of long runs would be too large to open
+MANY = 5000  # evaluations in a figure; from more of them on its lines are an image, or a page of long runs would be too large to open
 DPI = 150  # of such images, and of figures that are images altogether
 
 
@@ -171,7 +171,7 @@ def _curve(axes: Axes, ours: pd.DataFrame, grid: pd.DataFrame, look: Look, acros
 
 
 def _rasterised(figure: Figure, evaluations: int) -> Figure:
-    if evaluations > POINTS:
+    if evaluations > MANY:
         for axes in figure.axes:
             for line in axes.get_lines():
                 line.set_rasterized(True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,11 @@ PROGRESS = Path("record") / POLICY
 SCORE, SCORE_STD = "eval/normalized_episode_reward", "eval/normalized_episode_reward_std"
 POINTS, RETURN = "normalised score", "return"
 """What a score is: the latter for a simulator without known references."""
+
+
+def score_unit(task: Mapping[str, Any]) -> str:
+    """What a run's scores are, by its facts about its task."""
+    return POINTS if task["robot"] else RETURN
 
 
 def run_folders(paths: Sequence[Path]) -> list[Path]:

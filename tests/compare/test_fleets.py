@@ -38,7 +38,7 @@ def test_a_fleet_is_stopped_and_goes_on_and_the_files_are_single_runs(place: Pat
     assert sorted(path.name for path in (out / "logs").iterdir()) == ["fleet_damo_hopper-random_seed_1.log"]
     for run in out.glob("runs/damo/*/*/seed_*"):
         of_another_commit(run)
-    every = runner.run_plan(plan, out, LocalFleets(1, force=True), show=silent)
+    every = runner.run_plan(plan, out, LocalFleets(1), show=silent, force=True)
     assert [status.state for status in every] == ["finished"] * 2 and not any(status.failures for status in every)
     for status in every:
         assert status.folder is not None

@@ -74,8 +74,8 @@ def test_a_run_survives_its_machine_and_its_comparison(cluster: Cluster, tmp_pat
     assert len(list((tmp_path / "cache" / "dynamics").iterdir())) == 1  # for runs that go on with local processes
 
     of_another_commit(damo)
-    with ray_cluster(cluster.address, at_once=1, gpu_share=None, force=True) as executor:
-        every = run_plan(plan, tmp_path / "out", executor, show=lambda every: None)
+    with ray_cluster(cluster.address, at_once=1, gpu_share=None) as executor:
+        every = run_plan(plan, tmp_path / "out", executor, show=lambda every: None, force=True)
     assert [status.state for status in every] == ["finished"] * 2
     parts = read_facts(damo)["parts"]
     assert len(parts) == 3 and parts[2]["exit"] == "finished"

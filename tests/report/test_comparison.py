@@ -141,7 +141,7 @@ def test_many_evaluations_are_an_image(tmp_path: Path, monkeypatch: pytest.Monke
 
     rows = rows_of(tmp_path)
     assert not any(lines(write_report([rows], tmp_path / "few")))
-    monkeypatch.setattr(panels, "POINTS", 20)
+    monkeypatch.setattr(panels, "MANY", 20)
     many = lines(write_report([rows], tmp_path / "many"))
     assert many[:2] == [0, 0] and all(many[2:]) and len(many) == 2 + 2 * 3
 

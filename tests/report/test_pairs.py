@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
@@ -32,8 +33,8 @@ def rows_of(**changes: object) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def pairs_of(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    return paired_differences(rows, run_scores(rows))
+def pairs_of(rows: pd.DataFrame, pooled: Sequence[str] = ("t1", "t2")) -> tuple[pd.DataFrame, list[str]]:
+    return paired_differences(rows, run_scores(rows), pooled)
 
 
 def test_differences_are_those_of_the_same_seed() -> None:
@@ -49,6 +50,14 @@ def test_differences_are_those_of_the_same_seed() -> None:
     assert (both.low, both.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.2)
     assert shown(table)["difference"].tolist()[0] == "+1.0 [-1.0, +3.0]" and shown(table)["seeds"].tolist()[1] == "+7.0, +8.0, +9.0"
     assert "95% intervals, bootstrap over the pairs. 3 pairs: intervals of so few are too narrow" in caption(table)
+
+
+def test_returns_of_different_tasks_have_no_common_difference(tmp_path: Path) -> None:
+    assert list(pairs_of(rows_of(), ["t1"])[0]["task"]) == ["t1", "t2"]
+    rows_of().assign(**{"return": lambda rows: rows["score"]}).to_csv(tmp_path / "rows.csv", index=False)
+    write_report([tmp_path], tmp_path / "out")
+    table = (tmp_path / "out" / "scores.md").read_text()
+    assert "| mopo+er | mopo | t2 | +8.0 [" in table and "all tasks" not in table
 
 
 def test_other_models_and_data_are_no_pairs() -> None:
