@@ -18,8 +18,9 @@ class AveragedActor:
     """
 
     def __init__(self, module: nn.Module, horizon: int) -> None:
-        self._weights = [p.detach() for p in module.parameters()]
-        self._mean = [p.clone() for p in self._weights]
+        # parameters, not their tensors: a fleet gives them others
+        self._weights: list[Tensor] = list(module.parameters())
+        self._mean = [p.detach().clone() for p in self._weights]
         self.horizon = horizon
         self.updates = 0
         """How many iterates the mean has seen."""
@@ -37,7 +38,8 @@ class AveragedActor:
 
     def state_dict(self) -> dict[str, Any]:
         """The mean and how many updates it has seen."""
-        return {"mean": self._mean, "updates": self.updates}
+        # of a fleet, they are parts of all means' storage, which would be saved with each of them
+        return {"mean": [mean.clone() for mean in self._mean], "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave."""

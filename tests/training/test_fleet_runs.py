@@ -20,7 +20,7 @@ from test_scripts import FILES, write_hopper_file
 
 from offlinerlkit_damo import load_policy
 from offlinerlkit_damo.errors import Stopped, UserError
-from offlinerlkit_damo.training import fleet_run
+from offlinerlkit_damo.training import checkpoint, fleet_run
 from offlinerlkit_damo.training.evaluation import _play
 from offlinerlkit_damo.training.fleet import FleetRun
 from offlinerlkit_damo.training.fleet_file import read_fleet
@@ -140,6 +140,19 @@ def test_a_fleet_in_pieces_is_the_fleet_in_one(tmp_path: Path, fleet: Any) -> No
         assert facts["config"]["engine"] == "fast"
     with pytest.raises(UserError, match="has finished"):
         train_fleet(configs, record=record, folders=folders)
+
+
+def test_the_averaged_actor_is_evaluated_and_saved(tmp_path: Path, fleet: Any) -> None:
+    configs = fleet(tmp_path / "fleet", actor_lr=1e-2)
+    train_fleet(configs)
+    train(dataclasses.replace(configs["bold"], logdir=str(tmp_path / "alone")))
+    for folder in (*(folder_of(tmp_path / "fleet", seed) for seed in (1, 2, 3)), folder_of(tmp_path / "alone", 2)):
+        state = checkpoint.read(folder / "checkpoint" / "last.ckpt")["state"]
+        last = {name: value for name, value in state["policy"]["weights"].items() if name.startswith("actor.")}
+        for file in ("model/policy.pth", "checkpoint/policy.pth"):
+            kept = torch.load(folder / file, weights_only=True)
+            assert all(torch.equal(kept[name], mean) for name, mean in zip(last, state["average"]["mean"], strict=True))
+            assert not any(torch.equal(kept[name], value) for name, value in last.items())
 
 
 def test_a_run_does_not_depend_on_who_trains_beside_it(tmp_path: Path, fleet: Any) -> None:
