@@ -88,7 +88,7 @@ class RoutedDynamics(EnsembleDynamics):
         if not 0 < held < len(inputs):
             raise ValueError(f"holdout_ratio={holdout_ratio} of {len(inputs)} rows leaves {held} to hold out")
         order = torch.randperm(len(inputs)).int()
-        self._fit_scaler(inputs, order[held:].numpy())
+        self._fit_scaler(inputs, order[held:].numpy(), obs_dim=targets.shape[1] - 1)
         inputs -= self.scaler.mu
         inputs /= self.scaler.std
         # not the elites' own device: the host's set_elites leaves them on the CPU
@@ -97,11 +97,19 @@ class RoutedDynamics(EnsembleDynamics):
         order = order.to(device)
         return x, y, order[held:], order[:held]
 
-    def _fit_scaler(self, inputs: np.ndarray, rows: np.ndarray) -> None:
-        """The scaler's fit on these rows, a column at a time: on all at once it takes twice their memory."""
+    def _fit_scaler(self, inputs: np.ndarray, rows: np.ndarray, obs_dim: int) -> None:
+        """The scaler's fit on these rows, a column at a time: on all at once it takes twice their memory.
+
+        A column of observations that never varies has an infinite deviation, so that the model, and a classifier that standardises by it,
+        see nothing of it: the model's noise there, which no recorded row has, would tell imagined rows from recorded ones. One of actions
+        has a deviation of 1, as the host's; the host's own fit takes the rounding error of a constant such as 0.1 for its deviation.
+        """
         statistics = []
         for column in range(inputs.shape[1]):
-            self.scaler.fit(inputs[rows, column : column + 1])
+            values = inputs[rows, column : column + 1]
+            self.scaler.fit(values)
+            if np.ptp(values) == 0:
+                self.scaler.std = np.full_like(self.scaler.std, np.inf if column < obs_dim else 1)
             statistics.append((self.scaler.mu, self.scaler.std))
         self.scaler.mu, self.scaler.std = (np.concatenate(values, 1) for values in zip(*statistics, strict=True))
 

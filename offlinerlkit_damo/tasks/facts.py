@@ -124,7 +124,8 @@ def _columns(dataset: OfflineDataset) -> list[Remark]:
         constant = np.flatnonzero(np.ptp(array, 0) == 0)
         if len(constant):
             problem = kind == "actions" and len(constant) == array.shape[1]
-            remarks.append(Remark(problem, f"{kind} do not vary in columns {', '.join(map(str, constant))}"))
+            told = "; the dynamics model and the classifier do not look at them" if kind == "observations" else ""
+            remarks.append(Remark(problem, f"{kind} do not vary in columns {', '.join(map(str, constant))}{told}"))
     saturated = float((np.abs(dataset.actions) >= SATURATED).mean())
     if saturated > 0.5:
         remarks.append(Remark(False, f"{saturated:.0%} of the actions are at the end of their range"))

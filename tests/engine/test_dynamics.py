@@ -13,7 +13,7 @@ from torch.nn import functional
 from offlinerlkit_damo.engine.dynamics import CHUNK, WARMUP_STEPS, RoutedDynamics, learning_rate
 from offlinerlkit_damo.engine.likelihood import EnsembleLikelihood, shares
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.kit import EnsembleDynamics, EnsembleDynamicsModel, StandardScaler
+from offlinerlkit_damo.kit import HOST, EnsembleDynamics, EnsembleDynamicsModel, StandardScaler
 
 OBS, ACT, ELITES = 3, 2, [5, 1, 2]
 
@@ -198,6 +198,33 @@ def test_training_learns_and_keeps_the_best_weights(schedule: str) -> None:
     assert set(elites) == set(np.argsort(final)[:3].tolist())
     assert [group["lr"] for group in dynamics.optim.param_groups] == [1e-2]
     assert [group["weight_decay"] for group in dynamics.optim.param_groups] == [0]
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 3.0])
+def test_constant_columns_are_not_looked_at(value: float) -> None:
+    """Of 0.1 float32's deviation is 1e-8, by which the model's own noise would become a million deviations."""
+    data = toy(3000)
+    for name in ("observations", "next_observations"):
+        data[name][:, 1] = value
+    data["actions"][:, 0] = 0.1
+    dynamics = trainable(RoutedDynamics)
+    dynamics.train(data, None, max_epochs=1)
+    std = dynamics.scaler.std[0]
+    assert np.isinf(std[1]) and std[OBS] == 1 and np.isfinite(np.delete(std, 1)).all() and (np.delete(std, [1, OBS]) > 0.1).all()
+    obs, act = data["observations"][:60].copy(), data["actions"][:60]
+    results = []
+    for shift in (0.0, 5.0):
+        torch.manual_seed(1)
+        np.random.seed(1)
+        obs[:, 1] = value + shift
+        results.append(dynamics.step(obs, act))
+    (ours, reward, *_), (shifted, other, *_) = results
+    assert np.isfinite(ours).all() and np.abs(ours).max() < 100
+    np.testing.assert_array_equal(reward, other)
+    np.testing.assert_array_equal(np.delete(ours, 1, 1), np.delete(shifted, 1, 1))
+    scaler = StandardScaler()
+    scaler.fit(np.full((3000, 1), value, np.float32))
+    assert scaler.std is not None and (HOST.name != "standin" or scaler.std[0, 0] == 1)
 
 
 def test_training_is_fixed_by_the_seed_and_stops_early() -> None:

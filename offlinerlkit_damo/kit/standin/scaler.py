@@ -25,7 +25,7 @@ class StandardScaler:
         """Take mu and std (population) from data [N, D]."""
         self.mu = np.mean(data, axis=0, keepdims=True)
         self.std = np.std(data, axis=0, keepdims=True)
-        self.std[self.std < 1e-12] = 1.0
+        self.std[(self.std < 1e-12) | (np.ptp(data, axis=0, keepdims=True) == 0)] = 1.0  # of 0.1, say, float32 makes 1e-8
 
     def transform(self, data: NDArray[Any]) -> NDArray[Any]:
         """[..., D] -> standardised [..., D]."""
