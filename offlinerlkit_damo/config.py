@@ -362,16 +362,35 @@ def coerce(name: str, value: Any) -> Any:
     return parsing.coerce(name, option_types()[name], value)
 
 
+class _Twice(Exception):
+    pass
+
+
+class _Unique(yaml.SafeLoader):
+    """Refuses a name that a mapping has twice, of which YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise _Twice(f"{key.value} twice, the second time at line {key.start_mark.line + 1}")
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path, *, kind: str = "config file") -> dict[str, Any]:
     """A YAML file's mapping. Raises UserError, naming the `kind` of file, for a missing one, broken YAML or anything but a mapping."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Unique)
     except OSError as error:
         raise UserError(f"cannot read the {kind} {str(path)!r}: {error.strerror or error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = f" at line {line + 1}" if line is not None else ""
         raise UserError(f"the {kind} {str(path)!r} is not valid YAML{where}") from None
+    except _Twice as error:
+        raise UserError(f"the {kind} {str(path)!r} has {error}; which of the two is meant?") from None
     if not isinstance(content, dict):
         raise UserError(f"the {kind} {str(path)!r} holds no mapping of names to values")
     return content
@@ -400,10 +419,6 @@ def resolve(flags: Mapping[str, Any], *, config_file: Path | None = None, defaul
     algo_name = str(given.get("algo_name", Config.algo_name))
     if algo_name not in ALGORITHMS:
         raise unknown("algo_name", algo_name, ALGORITHMS)
-    for option_name in flags:
-        if option_name in options() and algo_name not in readers(option_name):
-            readers_named = ", ".join(readers(option_name))
-            raise UserError(f"--{option_name.replace('_', '-')} has no effect with --algo {algo_name}; it is an option of {readers_named}")
     ours = packaged(algo_name)
     name = coerce("preset", given.get("preset")) or ours["default"]
     if name not in ours["presets"]:
@@ -415,10 +430,18 @@ def resolve(flags: Mapping[str, Any], *, config_file: Path | None = None, defaul
 
     of_task = preset["tasks"].get(preset_name(str(given["task"]), coerce("env", given.get("env"))), {})
     layers = {**preset["options"], **of_task, **given, "algo_name": algo_name, "preset": name}
+    refuse_idle(flags, algo_name)
     config = Config.from_flat(layers)
-    if algo_name not in (*MODEL_FREE, "damo"):  # DAMO's own switches are ablations: what is left still reads some of the rest
-        _refuse_idle_terms(config, flags)
+    refuse_idle(flags, algo_name, config)
     return config
+
+
+def refuse_idle(flags: Mapping[str, Any], algo_name: str, config: Config | None = None) -> None:
+    """Raise UserError for a flag that `why_idle` says changes nothing."""
+    for name in flags:
+        reason = why_idle(name, algo_name, config) if name in options() else None
+        if reason is not None:
+            raise UserError(f"--{name.replace('_', '-')} has no effect {reason}")
 
 
 def _task_of_own_data(given: Mapping[str, Any]) -> str | None:
@@ -438,18 +461,22 @@ REPLACED = {"deterministic_backup": "entropy-backup", "max_q_backup": "q-next", 
 """Options of MOBILE's own targets, and what takes their place in the maximin objective."""
 
 
-def _refuse_idle_terms(config: Config, flags: Mapping[str, Any]) -> None:
+def why_idle(name: str, algo_name: str, config: Config | None = None) -> str | None:
+    """Why option `name` changes nothing of a run of this algorithm, and of this `config` where it is given; None if it does."""
+    if algo_name not in readers(name):
+        return f"with --algo {algo_name}; it is an option of {', '.join(readers(name))}"
+    if config is None or algo_name in (*MODEL_FREE, "damo"):  # DAMO's own switches are ablations: what is left still reads some of the rest
+        return None
     method = config.damo
-    for name in flags:
-        if method.behavior_alignment and name in REPLACED:
-            raise UserError(f"--{name.replace('_', '-')} has no effect with --behavior-alignment, which has --{REPLACED[name]} for it")
-        if name not in names_of("damo") or name in ("data_alignment", "behavior_alignment"):
-            continue
-        of_alignment = name in OF_ALIGNMENT or name.startswith("classifier_")
-        needed = "data_alignment" if of_alignment else "behavior_alignment"
-        # alpha is the one option that both terms read
-        if not (getattr(method, needed) or (name == "damo_alpha" and method.behavior_alignment)):
-            raise UserError(f"--{name.replace('_', '-')} has no effect without --{needed.replace('_', '-')}")
+    if method.behavior_alignment and name in REPLACED:
+        return f"with --behavior-alignment, which has --{REPLACED[name]} for it"
+    if name not in names_of("damo") or name in ("data_alignment", "behavior_alignment"):
+        return None
+    of_alignment = name in OF_ALIGNMENT or name.startswith("classifier_")
+    needed = "data_alignment" if of_alignment else "behavior_alignment"
+    # alpha is the one option that both terms read
+    there = getattr(method, needed) or (name == "damo_alpha" and method.behavior_alignment)
+    return None if there else f"without --{needed.replace('_', '-')}"
 
 
 def alignment_by_number(given: Mapping[str, Any]) -> dict[str, Any]:

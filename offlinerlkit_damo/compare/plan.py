@@ -10,18 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from offlinerlkit_damo.config import ALGORITHMS, MODEL_BASED, Config, coerce, options, read_yaml, readers, resolve
+from offlinerlkit_damo.config import ALGORITHMS, MODEL_BASED, Config, coerce, options, read_yaml, resolve, why_idle
 from offlinerlkit_damo.errors import UserError, unknown
 from offlinerlkit_damo.files import save_yaml
 from offlinerlkit_damo.training.dynamics import SETTINGS
 from offlinerlkit_damo.training.run import with_absolute_paths
+from offlinerlkit_damo.training.run_folder import PLAN
 
 OWN = ("task", "seed", "logdir", "algo_name", "dynamics_seed", "max_minutes")
 """Options that the plan itself sets."""
 SEEDS = 4
 """So many where a plan does not say."""
-FILE = "plan.yaml"
-"""A comparison's last plan, in its folder."""
 FAILURES = "failures.txt"
 """Beside it: a line for every run that has failed, or whose files are damaged."""
 PARTS = ("tasks", "algos", "variants", "seeds", "options")
@@ -42,8 +41,15 @@ class Plan:
 
     def unread(self) -> list[str]:
         """Those of the options that no contestant reads."""
-        algos = {str(own["algo_name"]) for own in self.contestants.values()}
-        return [name for name in self.options if not algos & set(readers(name))]
+        read = {name for own in self.contestants.values() for task in self.tasks for name in self.shared(own, task)}
+        return [name for name in self.options if name not in read]
+
+    def shared(self, own: Mapping[str, Any], task: str) -> dict[str, Any]:
+        """Those of the options that a contestant reads, which are those of its algorithm, and of DAMO's terms where it has them."""
+        algo = str(own["algo_name"])
+        read = {name: value for name, value in self.options.items() if why_idle(name, algo) is None}
+        config = resolve({}, defaults={**read, **own, "task": task})
+        return {name: value for name, value in read.items() if why_idle(name, algo, config) is None}
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ def make_plan(
         label = str(name)
         if not isinstance(values, Mapping) or values.get("algo_name") not in ALGORITHMS:
             raise UserError(f"the variant {label!r} needs an algo_name, one of {', '.join(ALGORITHMS)}")
-        if not re.fullmatch(r"\w[\w.+=,-]*", label):
+        if not re.fullmatch(r"[^\W_][\w.+=,-]*", label):
             raise UserError(f"the variant {label!r} names a folder; use letters, digits and + - = , . _, the first a letter or digit")
         if label in contestants:
             raise UserError(f"{label!r} names two contestants; call one of them otherwise")
@@ -154,11 +160,11 @@ def write_plan(plan: Plan, path: Path) -> None:
 def keep_plan(plan: Plan, out: Path) -> None:
     """Write the plan into its comparison's folder, where a file that means the same, with a person's own remarks perhaps, stays."""
     try:
-        if read_plan(out / FILE) == plan:
+        if read_plan(out / PLAN) == plan:
             return
     except UserError:  # none yet, or none of this version
         pass
-    write_plan(plan, out / FILE)
+    write_plan(plan, out / PLAN)
 
 
 def jobs(plan: Plan, out: Path) -> list[Job]:
@@ -171,12 +177,11 @@ def jobs(plan: Plan, out: Path) -> list[Job]:
         algo = str(own["algo_name"])
         for task in plan.tasks:
             for seed in plan.seeds:
-                shared = {name: value for name, value in plan.options.items() if algo in readers(name)}
                 ours: dict[str, Any] = {"task": task, "seed": seed, "logdir": str(out / "runs" / label)}
                 if algo in MODEL_BASED:
                     ours["dynamics_seed"] = seed
                 try:
-                    config = resolve({**shared, **own, **ours})
+                    config = resolve({**plan.shared(own, task), **own, **ours})
                 except UserError as error:
                     raise UserError(f"{label} on {task}: {error} (a comparison's options: --set NAME=VALUE, or in its --plan)") from None
                 # a run's own record of its options has its paths absolute

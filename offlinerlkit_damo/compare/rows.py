@@ -47,8 +47,10 @@ def run_rows(folder: Path, label: str) -> pd.DataFrame:
     if results is not None:
         _check_complete(episodes, results["evaluations"], folder)
     figures = _figures(folder, episodes, results)
-    rows: pd.DataFrame = episodes.assign(**_about(facts, results, folder, label)).join(figures, on="timestep")[list(COLUMNS)]
-    return rows
+    rows = episodes.assign(**_about(facts, results, folder, label))
+    for begun, origin in _origins(facts, folder):
+        rows.loc[rows["timestep"] > begun, list(origin)] = list(origin.values())
+    return pd.DataFrame(rows.join(figures, on="timestep")[list(COLUMNS)])
 
 
 def read_episodes(folder: Path) -> pd.DataFrame:
@@ -82,17 +84,39 @@ def _about(facts: Mapping[str, Any], results: Mapping[str, Any] | None, folder: 
             "seed": config["seed"],
             "dataset_mean": facts["dataset"]["mean_score"],
             "source": facts["dataset"]["source"],
-            "config_hash": config_hash(config),
-            "dataset": facts["dataset"]["fingerprint"][:16],
             "dynamics": _model_id(results, folder),
-            "host": facts["host"]["name"],
-            "machine": facts["parts"][-1]["machine"] if facts.get("parts") else None,
-            "commit": facts["commit"],
             "gamma": config["gamma"],
             "finished": results is not None,
         }
     except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{str(folder / FACTS)!r} does not say what a run's does") from None
+        raise _unusual(folder) from None
+
+
+def _origins(facts: Mapping[str, Any], folder: Path) -> list[tuple[int, dict[str, Any]]]:
+    """The step after which each part of the run began, and the columns of what made it; a part is gone back over by those after it."""
+    parts = facts.get("parts") or [{}]
+    if any("step" not in part for part in parts):
+        parts = [{**parts[-1], "step": 0}]  # of a run that was begun before parts had theirs
+    try:
+        return [
+            (
+                part["step"],
+                {
+                    "config_hash": config_hash(part.get("config", facts["config"])),
+                    "dataset": part.get("dataset", facts["dataset"]["fingerprint"])[:16],
+                    "host": part.get("host", facts["host"]["name"]),
+                    "machine": part.get("machine"),
+                    "commit": part.get("commit", facts["commit"]),
+                },
+            )
+            for part in parts
+        ]
+    except (KeyError, TypeError, AttributeError):
+        raise _unusual(folder) from None
+
+
+def _unusual(folder: Path) -> UserError:
+    return UserError(f"{str(folder / FACTS)!r} does not say what a run's does")
 
 
 def _model_id(results: Mapping[str, Any] | None, folder: Path) -> str | None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from offlinerlkit_damo.compare.plan import FAILURES, FILE, read_plan
+from offlinerlkit_damo.compare.plan import FAILURES, read_plan
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.scores import RUN
+from offlinerlkit_damo.training.run_folder import PLAN
 
 
 def failures(folders: Sequence[Path]) -> list[str]:
@@ -23,7 +24,7 @@ def unmeasured(folders: Sequence[Path], rows: pd.DataFrame) -> list[str]:
     """The runs in the last plans of the comparisons in `folders` that have no row, in a sentence each plan; none where there is no plan."""
     measured = set(rows[RUN].drop_duplicates().itertuples(index=False, name=None))
     found = []
-    for path in ((folder if folder.is_dir() else folder.parent) / FILE for folder in folders):
+    for path in ((folder if folder.is_dir() else folder.parent) / PLAN for folder in folders):
         if not path.exists():
             continue
         try:

@@ -7,6 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from offlinerlkit_damo.files import replacing
 from offlinerlkit_damo.report.figures import check_figure
 from offlinerlkit_damo.report.looks import looks
 from offlinerlkit_damo.report.results import SCORE, read_progress, run_folders
+from offlinerlkit_damo.training.logs import DYNAMICS
 from offlinerlkit_damo.training.run_folder import contestant_of
 
 COLUMNS = 3
@@ -29,13 +31,14 @@ LETTERS = 14  # of the legend on an inch
 def draw_figures(folders: Sequence[Path], path: Path, keys: Sequence[str] = (SCORE,)) -> list[str]:
     """A panel for each key, every run in `folders` a line in each, written to `path`; returns the keys drawn.
 
-    A folder is a run's, or any that holds some. Keys are columns of record/policy_training_progress.csv, and may have wildcards; a run that
-    lacks one leaves it out. A run without a readable row is left out with a word on stderr, unless it is the only one. Raises UserError for
-    another suffix, folders without runs or rows, and keys that no run has.
+    A folder is a run's, or any that holds some. Keys are columns of record/policy_training_progress.csv or of
+    record/dynamics_training_progress.csv, whose steps are epochs of the model, and may have wildcards; a run that lacks one leaves it out.
+    A run without a readable row is left out with a word on stderr, unless it is the only one. Raises UserError for another suffix, folders
+    without runs or rows, and keys that no run has.
     """
     check_figure(path)
     runs, tables = _readable(run_folders(folders))
-    known = sorted({str(key) for table in tables for key in table.columns} - {"timestep"})
+    known = sorted({str(key) for pair in tables for table in pair for key in table.columns} - {"timestep"})
     chosen: list[str] = []
     for key in keys:
         found = fnmatch.filter(known, key)
@@ -50,12 +53,14 @@ def draw_figures(folders: Sequence[Path], path: Path, keys: Sequence[str] = (SCO
     figure = Figure(figsize=(WIDTH * columns, 3.2 * rows + 0.2 * math.ceil(len(runs) / beside) + 0.2), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, key in zip(panels, chosen, strict=False):
-        for name, table in zip(names, tables, strict=True):
+        of_model = not any(key in policy for policy, _ in tables)
+        for name, pair in zip(names, tables, strict=True):
+            table = pair[of_model]
             if key in table:
                 there, look = table.dropna(subset=[key]), drawn[name]
                 dot = "." if len(there) == 1 else ""  # a line of one point cannot be seen
                 panel.plot(there["timestep"], there[key], color=look.colour, linestyle=look.dashes, marker=dot, linewidth=1.2, label=name)
-        panel.set(title=key, xlabel="gradient steps")
+        panel.set(title=key, xlabel="epochs of the dynamics model" if of_model else "gradient steps")
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.grid(color="0.92")
     for panel in panels[len(chosen) :]:
@@ -67,13 +72,16 @@ def draw_figures(folders: Sequence[Path], path: Path, keys: Sequence[str] = (SCO
     return chosen
 
 
-def _readable(runs: Sequence[Path]) -> tuple[list[Path], list[pd.DataFrame]]:
-    """The runs whose progress can be read, and it."""
-    found: dict[Path, pd.DataFrame] = {}
+def _readable(runs: Sequence[Path]) -> tuple[list[Path], list[tuple[pd.DataFrame, pd.DataFrame]]]:
+    """The runs whose progress can be read, and it: the policy's, and their dynamics model's where they have trained one themselves."""
+    found: dict[Path, tuple[pd.DataFrame, pd.DataFrame]] = {}
     errors = []
     for run in runs:
         try:
-            found[run] = read_progress(run)
+            model = pd.DataFrame()
+            with suppress(UserError):
+                model = read_progress(run, DYNAMICS)
+            found[run] = read_progress(run), model
         except UserError as error:
             errors.append(error)
     if not found:

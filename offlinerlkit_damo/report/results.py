@@ -36,16 +36,18 @@ def run_folders(paths: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def read_progress(folder: Path) -> pd.DataFrame:
+def read_progress(folder: Path, name: str = POLICY) -> pd.DataFrame:
     """The run's progress table, a row an epoch, in the host's column names; a row that is just being written is left out.
+
+    `name`: another table of the host's than the policy's.
 
     Raises UserError where there is none, no row in it, or something that is no number.
     """
-    path = folder / PROGRESS
+    path = folder / "record" / name
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{str(folder)!r} is not a run folder: it has no readable {PROGRESS} ({error.strerror or error})") from None
+        raise UserError(f"{str(folder)!r} is not a run folder: it has no readable record/{name} ({error.strerror or error})") from None
     try:
         table = pd.read_csv(io.BytesIO(content[: content.rfind(b"\n") + 1]))
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):

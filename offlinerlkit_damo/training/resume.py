@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from offlinerlkit_damo.config import Config, alignment_by_number, options_read, with_younger
+from offlinerlkit_damo.config import Config, alignment_by_number, options_read, refuse_idle, with_younger
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.training.checkpoint import LAST, read
 from offlinerlkit_damo.training.run_folder import FACTS, is_finished, read_facts
@@ -26,9 +26,11 @@ def resumed_config(path: Path, flags: Mapping[str, Any]) -> Config:
     folder, _ = resume_point(path)
     saved: dict[str, Any] = read_facts(folder)["config"]
     try:
-        return Config.from_flat({**saved, **alignment_by_number(flags)})
+        config = Config.from_flat({**saved, **alignment_by_number(flags)})
     except UserError as error:
         raise UserError(f"the configuration of {str(folder)!r} cannot be continued: {error}") from None
+    refuse_idle(flags, config.algo_name, config)
+    return config
 
 
 def identity(facts: Mapping[str, Any]) -> dict[str, Any]:

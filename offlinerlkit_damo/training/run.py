@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import os
 import shlex
 from collections.abc import Iterable, Iterator
@@ -35,8 +36,17 @@ from offlinerlkit_damo.training.dynamics import (
 from offlinerlkit_damo.training.guards import Guards
 from offlinerlkit_damo.training.logs import OUTPUTS, rewind
 from offlinerlkit_damo.training.policies import build_policy
-from offlinerlkit_damo.training.resume import check_unchanged, identity, open_run, resume_point
-from offlinerlkit_damo.training.run_folder import RESULTS, locked, make_run_folder, read_facts, recorded, run_facts, run_parent
+from offlinerlkit_damo.training.resume import changed_options, check_unchanged, identity, open_run, resume_point
+from offlinerlkit_damo.training.run_folder import (
+    RESULTS,
+    locked,
+    make_run_folder,
+    read_facts,
+    recorded,
+    run_facts,
+    run_parent,
+    unfinish,
+)
 from offlinerlkit_damo.training.scaling import standardised
 from offlinerlkit_damo.training.starts import DiscountedStarts
 from offlinerlkit_damo.training.state import check_weights, restore_policy
@@ -51,6 +61,9 @@ FULL_DISK = ("PytorchStreamWriter failed", "unexpected pos")
 
 def train(config: Config, *, resume: Path | None = None, force: bool = False) -> dict[str, Any]:
     """Run `config` to its end; returns the content of result/results.json with "folder" added. Bad input raises UserError.
+
+    `config` is taken as it is: `offlinerlkit_damo.resolve({"algo_name": "mopo", "task": ...})` makes one with the values of the algorithm's
+    preset for the task, among them whether it has DAMO's terms; those of a bare `Config` are DAMO's.
 
     With `resume`, a run's folder, that run is continued from its last checkpoint, on the CPU bit for bit as if it had not been interrupted;
     `config` is then `resume.resumed_config`'s. Anything else that has changed since is a UserError unless `force`. Raises Stopped for a run
@@ -130,8 +143,18 @@ def open_run_folder(config: Config, task: Task, dataset: OfflineDataset, *, resu
             checkpoint, changes = open_run(resume, facts, force=force)
             if checkpoint is not None and changes:
                 _check_fit(config, dataset, checkpoint["state"], folder)
-            facts["parts"] = read_facts(folder).get("parts", [])
-        with recorded(folder, facts), _explained(config, folder):
+            before = read_facts(folder)
+            facts["parts"] = before.get("parts", [])
+            if changed_options(before["config"], json.loads(json.dumps(facts["config"]))):
+                for part in facts["parts"]:
+                    part.setdefault("config", before["config"])  # what it ran with, which is not the run's any more
+        about = {
+            "step": checkpoint["state"]["timestep"] if checkpoint else 0,
+            "commit": facts["commit"],
+            "host": facts["host"]["name"],
+            "dataset": facts["dataset"]["fingerprint"],
+        }
+        with recorded(folder, facts, **about), _explained(config, folder):
             yield Run(config, dataset, folder, facts, checkpoint, changes, identity(facts))
 
 
@@ -222,6 +245,7 @@ def prepare(
     """The run's logs, dynamics and trainer, at its start. `engine`: in place of the configured one; `console`: are its tables printed?"""
     config, dataset, record = run.config, run.dataset, run.folder / "record"
     if record.exists():
+        unfinish(run.folder, len(run.facts["parts"]) - 1)
         rewind(record, *((run.checkpoint["state"]["timestep"], run.checkpoint["text_size"]) if run.checkpoint else (None, 0)))
     logger = RunLogger(str(run.folder), OUTPUTS)
     if not console:

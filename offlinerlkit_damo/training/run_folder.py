@@ -26,6 +26,8 @@ from offlinerlkit_damo.tasks import OfflineDataset, Task
 from offlinerlkit_damo.training.scaling import statistics
 
 FACTS = "run.json"
+PLAN = "plan.yaml"
+"""A comparison's last plan, in its folder."""
 RESULTS = Path("result") / "results.json"
 """Written at the end of a run, so a run that has it has finished."""
 
@@ -39,7 +41,9 @@ def run_parent(config: Config) -> Path:
 def contestant_of(folder: Path) -> str | None:
     """The contestant's name of a run in a comparison's layout, runs/<contestant>/<task>/<algorithm>/<run>; None for any other run."""
     parts = folder.absolute().parts
-    return parts[-4] if len(parts) > 4 and parts[-5] == "runs" else None
+    # anybody's folder may be called runs; a comparison's has its plan beside it
+    there = len(parts) > 5 and parts[-5] == "runs" and (folder.absolute().parents[4] / PLAN).exists()
+    return parts[-4] if there else None
 
 
 def make_run_folder(config: Config) -> Path:
@@ -120,6 +124,13 @@ def is_finished(folder: Path) -> bool:
     return (folder / RESULTS).exists()
 
 
+def unfinish(folder: Path, parts: int) -> None:
+    """Set the results that a run has had after so many parts aside, since it goes on: result/results_<parts>.json."""
+    path = folder / RESULTS
+    if path.exists():
+        path.replace(path.with_stem(f"{path.stem}_{parts}"))
+
+
 def read_results(folder: Path) -> dict[str, Any] | None:
     """result/results.json of a run folder, None before the run's end. Raises UserError for a damaged one."""
     path = folder / RESULTS
@@ -149,9 +160,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def recorded(folder: Path, facts: dict[str, Any]) -> Iterator[None]:
-    """Write run.json, and note there when and why this process's part of the run began and ended; under the run's lock."""
-    part = {"machine": platform.node(), "started": _now(), "ended": None, "exit": None}
+def recorded(folder: Path, facts: dict[str, Any], **about: Any) -> Iterator[None]:
+    """Write run.json, and note there when and why this process's part of the run began and ended, and `about` it; under the run's lock."""
+    part = {"machine": platform.node(), **about, "started": _now(), "ended": None, "exit": None}
     facts["parts"] = [*facts.get("parts", []), part]
     save_json(facts, folder / FACTS)
     part["exit"] = "finished"

@@ -306,7 +306,8 @@ class DAMOTrainer(MBPolicyTrainer):
     def _reconfigure(self, ours: dict[str, Any], groups: dict[str, Any], schedule: dict[str, Any], state: dict[str, Any]) -> None:
         then, before = state["policy"]["values"], state["numbers"]
         for name, value in ours.items():
-            if then[name] == before.get(name):  # it has not moved since the start: an option, no counter
+            # it has not moved since the start, or was learned: an option, no counter
+            if isinstance(then[name], torch.Tensor) or then[name] == before.get(name):
                 set_number(self.policy, name, value)
         for name, optim in optimisers(self.policy).items():
             for group, configured in zip(optim.param_groups, groups[name], strict=True):
@@ -314,6 +315,8 @@ class DAMOTrainer(MBPolicyTrainer):
         if "T_max" in schedule:
             scheduler: Any = self.lr_scheduler
             vars(scheduler).update(schedule)
+            if "lr_scheduler" not in state:
+                scheduler.last_epoch = state["timestep"] // self._step_per_epoch
             turn = (1 + math.cos(math.pi * scheduler.last_epoch / scheduler.T_max)) / 2
             scheduler._last_lr = [scheduler.eta_min + (base - scheduler.eta_min) * turn for base in scheduler.base_lrs]
             for group, rate in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):

@@ -66,5 +66,7 @@ def test_values_and_rollouts_are_in_the_simulators_units(algo: str, tmp_path: Pa
 def test_a_run_of_any_source_has_its_contestants_name(task: str, tmp_path: Path) -> None:
     """Names with slashes are one folder in the host's layout, too."""
     folder = make_run_folder(resolve({"task": task, "logdir": str(tmp_path / "out" / "runs" / "ours")}))
+    assert contestant_of(folder) is None
+    (tmp_path / "out" / "plan.yaml").touch()
     assert contestant_of(folder) == "ours" and len(folder.relative_to(tmp_path).parts) == 6
     assert run_names([folder]) == ["ours, seed 1"]

@@ -51,6 +51,7 @@ def test_a_plan_is_every_contestant_on_every_task_with_every_seed(tmp_path: Path
         ({"variants": {"x": {"algo_name": "mopo", "no_eval": "true"}}}, "compares evaluations; leave no_eval out"),
         ({"given": {"seed": 3}}, "seed is the plan's own"),
         ({"variants": {"x": {"actor_lr": 1}}}, "'x' needs an algo_name"),
+        ({"variants": {"_mopo": {"algo_name": "mopo"}}}, "'_mopo' names a folder"),
         ({"variants": {"a/b": {"algo_name": "mopo"}}}, "'a/b' names a folder"),
         ({"variants": {"..": {"algo_name": "mopo"}}}, r"'\.\.' names a folder"),
         ({"given": {"data": "own.hdf5", "env": "Pendulum-v1"}}, "the tasks' own; leave env out"),
@@ -61,6 +62,23 @@ def test_a_plan_is_every_contestant_on_every_task_with_every_seed(tmp_path: Path
 def test_what_cannot_be_run_is_one_sentence(change: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         make_plan(**{"tasks": ["hopper-medium"], "algos": ["damo"], "seeds": 1, "given": {}, **change})
+
+
+def test_options_of_damos_terms_are_read_by_who_has_them(tmp_path: Path) -> None:
+    given = {"damo_alpha": 2.0, "classifier_hidden_dims": [8], "divergence": "square", "penalty_coef": 3.0}
+    variants = {"mopo+er": {"algo_name": "mopo", "data_alignment": True}, "mobile+ir": {"algo_name": "mobile", "behavior_alignment": True}}
+    plan = make_plan(["hopper-medium"], ["damo", "mopo", "odice"], 1, given, variants)
+    shared = {label: set(plan.shared(own, "hopper-medium")) for label, own in plan.contestants.items()}
+    assert shared == {
+        "damo": {"damo_alpha", "classifier_hidden_dims", "divergence"},
+        "mopo": {"penalty_coef"},
+        "odice": set(),
+        "mopo+er": {"damo_alpha", "classifier_hidden_dims", "penalty_coef"},
+        "mobile+ir": {"damo_alpha", "divergence", "penalty_coef"},
+    }
+    assert plan.unread() == [] and make_plan(["hopper-medium"], ["mopo"], 1, given).unread() == list(given)[:3]
+    both = make_plan(["hopper-medium"], ["mopo"], 1, {**given, "data_alignment": True})  # which has it read
+    assert [job.config.damo.damo_alpha for job in jobs(both, tmp_path)] == [2.0]
 
 
 def test_options_that_do_not_go_together_name_the_contestant(tmp_path: Path) -> None:
@@ -80,6 +98,7 @@ def test_options_that_do_not_go_together_name_the_contestant(tmp_path: Path) -> 
         ("tasks: [hopper-medium]\nalgos: [damo]\noptions: 3", "`options` of the plan"),
         ("tasks: [hopper-medium]\nalgo: [damo]", "unknown part of a plan 'algo'; did you mean algos"),
         ("- 1", "holds no mapping"),
+        ("tasks: [hopper-medium]\nvariants:\n  a: {algo_name: mopo}\n  a: {algo_name: damo}\n", "has a twice, the second time at line 4"),
     ],
 )
 def test_a_broken_plan_is_one_sentence(text: str, words: str, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from offlinerlkit_damo.__main__ import main
 from offlinerlkit_damo.compare import command, runner
 from offlinerlkit_damo.compare.local import LocalProcesses
 from offlinerlkit_damo.compare.plan import Job, jobs, keep_plan, make_plan, plain, read_plan
-from offlinerlkit_damo.compare.rows import COLUMNS, run_rows
+from offlinerlkit_damo.compare.rows import COLUMNS, run_rows, write_rows
 from offlinerlkit_damo.compare.runner import Status, Table, run_plan
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.comparison import write_report
@@ -65,6 +65,43 @@ def report_of(out: Path) -> str:
 
 def silent(every: object) -> None:
     pass
+
+
+def test_a_name_keeps_its_algorithm_and_its_failures(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (first,) = jobs(make_plan(["hopper-random"], [], 1, OPTIONS, {"x": {"algo_name": "odice"}}), out)
+    made_run(first)
+    other = make_plan(["hopper-random"], [], 1, OPTIONS, {"x": {"algo_name": "algaedice"}})
+    with pytest.raises(UserError, match=r"other options \(algo_name: odice -> algaedice\); name another folder"):
+        run_plan(other, out, LocalProcesses(1), show=silent)
+    gone = "lost its machine 5 times: x hopper-random seed 1: gone"
+    lines = ["failed twice: broken hopper-random seed 1: no model", gone, "damaged, and left out: y"]
+    (out / "failures.txt").write_text("".join(f"{line}\n" for line in lines))
+    Table([Status(first, folder=runner.find_run(first))], out).gather()
+    assert (out / "failures.txt").read_text() == f"{lines[0]}\n"
+
+
+def test_rows_say_what_made_their_part_of_the_run(tmp_path: Path) -> None:
+    folder, undisturbed = two_runs(tmp_path)
+    facts = json.loads((folder / "run.json").read_text())
+    facts["parts"] = [
+        {"machine": "first", "step": 0, "commit": "older", "dataset": "e" * 64, "config": {**facts["config"], "actor_lr": 0.5}},
+        {"machine": "second", "step": 20, "commit": "given up"},
+        {"machine": "third", "step": 10, "host": "offlinerlkit"},
+    ]
+    (folder / "run.json").write_text(json.dumps(facts))
+    rows = run_rows(folder, "plain")
+    origins = rows.groupby("timestep")[["machine", "commit", "dataset", "host"]].first().to_numpy().tolist()
+    assert origins == [["first", "older", "e" * 16, "standin"], *[["third", "c", "f" * 16, "offlinerlkit"]] * 2]
+    own = run_rows(undisturbed, "plain")
+    assert set(rows["config_hash"][2:]) == set(own["config_hash"]) != set(rows["config_hash"][:2])
+    write_rows([(folder, "odice"), (undisturbed, "odice")], tmp_path / "out")
+    text = report_of(tmp_path / "out")
+    assert "runs were made by different versions of this package: older (odice); c (odice)" in text
+    assert "odice on hopper-random has runs with different options" in text and "(seed 1)" in text
+    (folder / EPISODES).write_text("timestep,episode,return,score,length\n")
+    (folder / RESULTS).unlink()
+    assert list(run_rows(folder, "plain").columns) == list(COLUMNS) and run_rows(folder, "plain").empty
 
 
 def test_a_run_has_a_row_for_every_episode(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def test_no_finished_episode_means_no_dataset_line(tmp_path: Path, monkeypatch: 
 
 def test_runs_of_one_algorithm_and_seed_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = [tmp_path / "runs" / name / "hopper-medium" / "damo" / "seed_1&timestamp_0" for name in ("damo", "damo-square")]
+    (tmp_path / "plan.yaml").touch()
     axes = axes_of(monkeypatch, [make_run(folder, [1.0]) for folder in layout], tmp_path / "c.png")
     assert [line.get_label() for line in axes.lines[:2]] == ["damo, seed 1", "damo-square, seed 1"]
 

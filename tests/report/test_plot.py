@@ -55,9 +55,24 @@ def test_every_run_is_a_line_in_every_panel_that_it_has(runs: list[Path], tmp_pa
     assert out.read_text().lstrip().startswith("<?xml")
 
 
+def test_the_dynamics_models_figures_have_its_epochs(runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (runs[1] / "record" / "dynamics_training_progress.csv").write_text("loss/dynamics_holdout_loss,timestep\n3,1\n2,2\n")
+    (runs[0] / "record" / "dynamics_training_progress.csv").write_text("")  # another run has trained its model
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **kwargs: (drawn.append(self), Path(path).touch()))
+    keys = ["loss/dynamics*", "alpha"]
+    assert draw_figures(runs, tmp_path / "figures.svg", keys) == ["loss/dynamics_holdout_loss", "alpha"]
+    of_model, of_policy = (panel for panel in drawn[0].axes if panel.get_visible())
+    assert (of_model.get_xlabel(), of_policy.get_xlabel()) == ("epochs of the dynamics model", "gradient steps")
+    (line,) = of_model.get_lines()
+    assert (list(line.get_xdata()), list(line.get_ydata()), line.get_label()) == ([1, 2], [3, 2], "mopo, seed 1")
+
+
 def test_runs_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
     text = "alpha,timestep\n1,10\n"
     ours = [run_folder(tmp_path / "runs" / label, "seed_1", text) for label in ("damo", "damo-square")]
+    assert run_names(ours[:1]) == ["mopo, seed 1"]  # a folder that happens to be called runs
+    (tmp_path / "plan.yaml").touch()
     assert run_names(ours) == ["damo, seed 1", "damo-square, seed 1"]
     kits = [run_folder(tmp_path / name, "seed_12&timestamp_26-1121-120000", text) for name in ("one", "two")]
     assert run_names(kits[:1]) == ["mopo, seed 12"]

@@ -29,6 +29,7 @@ from offlinerlkit_damo.training import checkpoint as storage
 from offlinerlkit_damo.training.checkpoint import Checkpoints
 from offlinerlkit_damo.training.logs import rewind
 from offlinerlkit_damo.training.resume import changed_options
+from offlinerlkit_damo.training.run_folder import is_finished, read_facts
 
 ROOT = Path(__file__).parents[2]
 SCORE = "eval/normalized_episode_reward"
@@ -481,6 +482,32 @@ def test_forced_options_count_and_a_longer_cosine_goes_on_falling(cache: Path, t
     assert rates[0] == pytest.approx(0.01) and rates == sorted(rates, reverse=True) and 0 < rates[-1] < 0.001
     with pytest.raises(UserError, match="has finished; --epoch N --force"):
         main(["train", "--resume", str(finished)])
+
+
+def test_a_finished_run_that_is_to_be_longer_is_unfinished_until_it_is(cache: Path, tmp_path: Path) -> None:
+    run(tmp_path / "log", cache, *SMALL, *MODEL, "--data", str(cache / "tiny.hdf5"))
+    folder = only_run(tmp_path / "log")
+    results = (folder / "result" / "results.json").read_bytes()
+    longer = run(folder, cache, "--resume", str(folder), "--epoch", "9", "--force", "--max-minutes", "1e-6", code=0)
+    assert "continues it" in longer.stderr and not is_finished(folder)
+    assert (folder / "result" / "results_1.json").read_bytes() == results
+    run(folder, cache, "--resume", str(folder), "--max-minutes", "none")
+    assert is_finished(folder) and len(table(folder)) == 9
+    parts = read_facts(folder)["parts"]
+    assert [part["step"] for part in parts] == [0, 30, 31]
+    assert [part.get("config", {}).get("epoch") for part in parts] == [6, None, None]
+
+
+def test_a_learned_temperature_may_be_fixed_and_a_schedule_begun(cache: Path, tmp_path: Path) -> None:
+    run(tmp_path / "log", cache, *SMALL, *MODEL, "--data", str(cache / "tiny.hdf5"), "--lr-schedule", "constant", "--actor-lr", "0.01")
+    folder = only_run(tmp_path / "log")
+    changed = ["--auto-alpha", "false", "--alpha", "0.25", "--lr-schedule", "cosine", "--epoch", "9", "--force"]
+    run(folder, cache, "--resume", str(folder), *changed)
+    state = storage.read(folder / "checkpoint" / "last.ckpt")["state"]
+    assert state["policy"]["values"]["_alpha"] == 0.25
+    assert state["lr_scheduler"]["last_epoch"] == 9 and state["lr_scheduler"]["_last_lr"] == [pytest.approx(0, abs=1e-9)]
+    refused = run(folder, cache, "--resume", str(folder), "--penalty-coef", "3", "--force", code=2)
+    assert "--penalty-coef has no effect with --algo damo" in refused.stderr
 
 
 def test_an_earlier_checkpoint_can_be_gone_back_to(cache: Path, tmp_path: Path) -> None:
