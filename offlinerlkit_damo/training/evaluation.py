@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from types import TracebackType
 from typing import Any
@@ -17,12 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.tasks import Task, make_d4rl_env, make_env
 from offlinerlkit_damo.training.saved import SavedPolicy
 from offlinerlkit_damo.training.trainer import play_episodes
 
 Weights = Mapping[str, NDArray[Any]]
 Episodes = tuple[NDArray[np.float64], NDArray[np.int64]]
+KILLED = "a process that evaluates was killed, perhaps for its memory; --resume goes on from the last checkpoint"
 
 
 class Evaluators:
@@ -40,7 +43,10 @@ class Evaluators:
     def submit(self, actor: Mapping[str, Tensor], task: Task, env_backend: str, episodes: int) -> Future[Episodes]:
         """Play the deterministic policy of these weights ("actor.*", copied here) as a run's own evaluation does: returns and lengths."""
         weights = {name: value.detach().cpu().numpy().copy() for name, value in actor.items()}
-        return self._pool.submit(_play, weights, task, env_backend, episodes)
+        try:
+            return self._pool.submit(_play, weights, task, env_backend, episodes)
+        except BrokenProcessPool as error:
+            raise UserError(KILLED) from error
 
     def __enter__(self) -> Evaluators:
         return self
@@ -51,7 +57,8 @@ class Evaluators:
 
 def _start() -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to every process of a terminal; the training one decides
+    for each in (signal.SIGINT, signal.SIGTERM):  # they come to every process of a terminal, or of a batch job; the training one decides
+        signal.signal(each, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -25,7 +25,7 @@ from offlinerlkit_damo.engine.rollout import Ends, imagine
 from offlinerlkit_damo.errors import Stopped, UserError
 from offlinerlkit_damo.files import save_torch
 from offlinerlkit_damo.tasks import Task
-from offlinerlkit_damo.training.evaluation import Episodes, Evaluators
+from offlinerlkit_damo.training.evaluation import KILLED, Episodes, Evaluators
 from offlinerlkit_damo.training.policies import DIAGNOSE_EVERY
 from offlinerlkit_damo.training.state import random_state, restore_random
 from offlinerlkit_damo.training.trainer import DAMOTrainer
@@ -191,7 +191,7 @@ class FleetRun(DAMOTrainer):
                 try:
                     returns, lengths = closing.episodes.result()
                 except BrokenProcessPool as error:
-                    raise UserError("a process that evaluates was killed, perhaps for its memory; --resume goes on from here") from error
+                    raise UserError(KILLED) from error
                 scores.append((closing.epoch, self._log_episodes(closing.timestep, returns, lengths)))
             self._report(closing.timestep, closing.figures)
             if closing.state is not None and self.checkpoints is not None and self._is_best(closing.timestep):
@@ -339,7 +339,8 @@ class FleetTrainer:
         for name, run in self.runs.items():
             for epoch, score in run.settle(wait=wait):
                 self._scores.setdefault(epoch, {})[name] = score
-        for epoch in [epoch for epoch, scores in self._scores.items() if set(scores) >= set(self.runs)]:
+        judged = {name for name, run in self.runs.items() if run.eval_env is not None}
+        for epoch in [epoch for epoch, scores in self._scores.items() if set(scores) >= judged]:
             scores = self._scores.pop(epoch)
             bar.write(f"epoch {epoch}: " + ", ".join(f"{name} {score:.1f}" for name, score in scores.items()), file=sys.stdout)
 
