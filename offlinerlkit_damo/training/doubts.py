@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from offlinerlkit_damo.config import MODEL_BASED, Config, presets
+from offlinerlkit_damo.config import MODEL_BASED, Config, DAMOConfig, presets
 from offlinerlkit_damo.damo.divergences import UNCLAMPED
 from offlinerlkit_damo.kit import HOST
 from offlinerlkit_damo.tasks import OfflineDataset, SimulatorEnv
 from offlinerlkit_damo.tasks.task import Task, preset_name
 from offlinerlkit_damo.tasks.termination import unruled_ends
+
+LARGE = 0.1
+"""Of what is to be nearly 0: ompo's c0 is 0.01 sqrt(alpha)."""
 
 
 def doubts(config: Config, task: Task, dataset: OfflineDataset, env: Any) -> list[str]:
@@ -43,13 +46,17 @@ def doubts(config: Config, task: Task, dataset: OfflineDataset, env: Any) -> lis
         )
     if config.algo_name == "combo" and HOST.name == "offlinerlkit":
         found.append("COMBO's conservative term is the kit's, a soft maximum over three columns; the stand-in's is the paper's")
-    method = config.damo
-    if model_based and method.behavior_alignment and method.divergence not in UNCLAMPED and method.grad_mode in ("semi", "mix"):
-        wanted = 1 - method.next_share * config.gamma
-        if not np.isclose(method.init_coefficient(config.gamma), wanted):
-            found.append(
-                f"WARNING: with --divergence {method.divergence} and --grad-mode {method.grad_mode} Q settles where the mean weight is "
-                f"{method.init_coefficient(config.gamma) / wanted:.3g} instead of 1, far from the policy's value; they need --init-coef "
-                "1-eta*gamma"
-            )
+    if model_based and config.damo.behavior_alignment:
+        found += _misplaced(config.damo, config.gamma)
     return found
+
+
+def _misplaced(method: DAMOConfig, gamma: float) -> list[str]:
+    """Whether c0 puts Q far from the policy's value: at the fixed point of one state the mean of f*' is c0 / (1 - eta gamma)."""
+    settles = method.init_coefficient(gamma) / (1 - method.next_share * gamma)
+    modes = f"WARNING: with --divergence {method.divergence} and --grad-mode {method.grad_mode} Q settles where the mean"
+    if method.divergence not in UNCLAMPED and not np.isclose(settles, 1):
+        return [f"{modes} weight is {settles:.3g} instead of 1, far from the policy's value; they need --init-coef 1-eta*gamma"]
+    if method.divergence in UNCLAMPED and method.grad_mode in ("semi", "mix") and settles > LARGE:
+        return [f"{modes} of f*' is {settles:.3g} instead of nearly 0, below the policy's value; they need --init-coef ompo"]
+    return []
