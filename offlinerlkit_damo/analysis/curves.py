@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,12 +26,17 @@ NOT_FIXED = "not fixed"
 def draw_curves(runs: Sequence[Run]) -> Drawn:
     """Score and critic's value of the data over training, and one against the other; every run a line, unsmoothed.
 
-    Thick is the mean over seeds, as far as all of them have come. A run that logs no value, because it has no Q(s, a), is in the first
-    panel alone. Raises UserError if no run has a score.
+    Thick is the mean over seeds, as far as all of them have come, which the legend says where some have come further. A run that logs no
+    value, because it has no Q(s, a), is in the first panel alone. Raises UserError if no run has a score.
     """
     tables, left_out = [], []
     for run in runs:
-        progress = read_progress(run.folder).reindex(columns=["timestep", SCORE, VALUE])
+        try:
+            progress = read_progress(run.folder).reindex(columns=["timestep", SCORE, VALUE])
+        except UserError as error:  # it has just begun, perhaps
+            print(f"curves: without {run.name}: {error}", file=sys.stderr)
+            left_out.append(run.name)
+            continue
         rows = progress.dropna(subset=[SCORE]).rename(columns={SCORE: "score", VALUE: "value"})
         if rows.empty:
             left_out.append(run.name)
@@ -55,7 +61,7 @@ def draw_curves(runs: Sequence[Run]) -> Drawn:
                     panel.plot(run_rows[x].iloc[-1], run_rows[y].iloc[-1], "o", color=how["color"], markersize=5)
             if several:
                 mean = on_common_grid(ours, ("score", "value"))
-                panel.plot(mean[x], mean[y], linewidth=2.2, label=name, **how)
+                panel.plot(mean[x], mean[y], linewidth=2.2, label=_counted(name, ours, mean), **how)
     keep_legible(panels[1:], "y", table["value"])
     unit = score_unit(runs[0].facts["task"])
     panels[0].set(xlabel="gradient steps", ylabel=unit, title="return")
@@ -64,7 +70,22 @@ def draw_curves(runs: Sequence[Run]) -> Drawn:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)))
     shown = [settings_of(run) for run in runs if run.name not in left_out]
-    return Drawn(figure, table, {"task": runs[0].facts["config"]["task"], "runs": shown, "left_out": left_out})
+    reached = table.groupby(["label", "seed"], sort=False, as_index=False)["timestep"].max().to_numpy()
+    about = {
+        "task": runs[0].facts["config"]["task"],
+        "runs": shown,
+        "reached": {f"{label}, seed {seed}": int(step) for label, seed, step in reached},
+        "missing_seeds": _lacking(table, "label"),
+        "left_out": left_out,
+    }
+    return Drawn(figure, table, about)
+
+
+def _counted(name: str, evaluations: pd.DataFrame, mean: pd.DataFrame) -> str:
+    """How many seeds a contestant's mean is of, and its last step where a seed has come further."""
+    last = evaluations["timestep"].max()
+    until = "" if len(mean) and mean["timestep"].iloc[-1] == last else f", mean to {mean['timestep'].max() if len(mean) else 0:,} steps"
+    return f"{name}, {evaluations['seed'].nunique()} seeds{until}"
 
 
 def draw_alpha(runs: Sequence[Run]) -> Drawn:
@@ -100,23 +121,22 @@ def draw_alpha(runs: Sequence[Run]) -> Drawn:
         axes.axhline(mean_score, color="0.35", linestyle=":", linewidth=1, label="dataset mean")
     axes.set(xlabel="alpha", ylabel=f"score, mean of the last {LAST} evaluations", title=chosen[0].facts["config"]["task"])
     axes.legend(fontsize=9)
+    points = table.assign(point=[f"alpha {alpha:g}, actor's alpha {kind}" for alpha, kind in table[["alpha", "actor_alpha"]].to_numpy()])
     about = {
         "task": chosen[0].facts["config"]["task"],
         "runs": [settings_of(run) for run in chosen],
         "left_out": [run.name for run in runs if run not in chosen],
-        "missing_seeds": _missing_seeds(table),
+        "missing_seeds": _lacking(points, "point"),
         "fewer_evaluations": [run.name for run in chosen if len(run.evaluations) < LAST],
     }
     return Drawn(figure, table, about)
 
 
-def _missing_seeds(table: pd.DataFrame) -> list[str]:
-    found = []
-    for (kind, alpha), group in table.groupby(["actor_alpha", "alpha"]):
-        lacking = sorted(set(table["seed"]) - set(group["seed"]))
-        if lacking:
-            found.append(f"alpha {alpha:g}, actor's alpha {kind}: {', '.join(map(str, lacking))}")
-    return found
+def _lacking(table: pd.DataFrame, by: str) -> list[str]:
+    """The seeds that others of the table have, for each value of the column `by` that lacks some."""
+    every = set(table["seed"])
+    lacking = {str(name): sorted(every - set(group["seed"])) for name, group in table.groupby(by, sort=False)}
+    return [f"{name}: {', '.join(map(str, seeds))}" for name, seeds in lacking.items() if seeds]
 
 
 def _alphas(runs: Sequence[Run]) -> int:

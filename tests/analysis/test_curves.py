@@ -76,6 +76,26 @@ def test_means_end_where_the_first_seed_does(tmp_path: Path) -> None:
     assert len(drawn.table) == 17
 
 
+def test_unequal_seeds_are_said_and_a_run_that_has_just_begun_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [
+        *(Run(x.folder, "damo", x.facts) for x in (run_of(tmp_path / "a", 0), run_of(tmp_path / "b", 10, steps=5, seed=2))),
+        run_of(tmp_path / "mopo", 3),
+        run_of(tmp_path / "begun", 3),
+        run_of(tmp_path / "model", 3),
+    ]
+    (tmp_path / "begun" / "record" / "policy_training_progress.csv").unlink()
+    (tmp_path / "model" / "record" / "policy_training_progress.csv").write_text("")
+    drawn = draw_curves(runs)
+    labels = [text.get_text() for text in drawn.figure.legends[0].get_texts()]
+    assert labels == ["damo, 2 seeds, mean to 50 steps", "mopo"]
+    assert drawn.about["reached"] == {"damo, seed 1": 120, "damo, seed 2": 50, "mopo, seed 1": 120}
+    assert drawn.about["missing_seeds"] == ["mopo: 2"] and drawn.about["left_out"] == ["begun, seed 1", "model, seed 1"]
+    said = capsys.readouterr().err
+    assert "curves: without begun, seed 1: " in said and "curves: without model, seed 1: " in said
+    with pytest.raises(UserError, match="none of these runs has logged"):
+        draw_curves(runs[3:])
+
+
 def test_one_runaway_value_does_not_flatten_the_others(tmp_path: Path) -> None:
     wild = run_of(tmp_path / "wild", 0, seed=2)
     path = wild.folder / "record" / "policy_training_progress.csv"
