@@ -191,18 +191,21 @@ def main(argv: Sequence[str]) -> None:
     best = show(results, config.epoch)
     if best is None:
         raise UserError(f"no trial was evaluated; {str(arguments.out / 'trials')!r} has what Ray says of them")
-    plan = {
-        "tasks": [config.task],
-        "variants": {"damo": {"algo_name": "damo"}, "tuned": {"algo_name": "damo", **best}},
-        "seeds": [config.seed + 1 + i for i in range(FRESH_SEEDS)],
-        "options": {name: shared[name] for name in given if name not in OWN},
-    }
-    save_yaml(plan, arguments.out / "plan.yaml")
     print(f"best: {', '.join(f'{name}={value:.4g}' for name, value in best.items())}")
-    print(
-        "Its score is the highest of many on one seed, and so too high: it is no evaluation. On seeds that no trial has seen:\n"
-        f"python -m offlinerlkit_damo compare --plan {shlex.quote(str(arguments.out / 'plan.yaml'))}"
-    )
+    print("Its score is the highest of many on one seed, and so too high: it is no evaluation. On seeds that no trial has seen:")
+    seeds = [config.seed + 1 + i for i in range(FRESH_SEEDS)]
+    print(evaluation(config, {name: shared[name] for name in given if name not in OWN}, best, seeds, arguments.out))
+
+
+def evaluation(config: Config, options: Mapping[str, Any], best: Mapping[str, Any], seeds: Sequence[int], out: Path) -> str:
+    """The commands that evaluate what a sweep has found, whose files are written: a comparison, or runs in the user's own simulator."""
+    if config.env is not None:  # whose scores are no task's
+        save_yaml({"task": config.task, **options, **best}, out / "best.yaml")
+        command = f"python -m offlinerlkit_damo train --config {shlex.quote(str(out / 'best.yaml'))}"
+        return "\n".join(f"{command} --seed {seed}" for seed in seeds)
+    variants = {"damo": {"algo_name": "damo"}, "tuned": {"algo_name": "damo", **best}}
+    save_yaml({"tasks": [config.task], "variants": variants, "seeds": list(seeds), "options": dict(options)}, out / "plan.yaml")
+    return f"python -m offlinerlkit_damo compare --plan {shlex.quote(str(out / 'plan.yaml'))}"
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import pytest
 from test_scripts import SCRIPTS, run_script
 
 from offlinerlkit_damo.compare.plan import jobs, plain, read_plan
+from offlinerlkit_damo.config import resolve
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.flags import Parser, add_config_flags, parse_config
 
@@ -49,6 +50,20 @@ def test_a_sweep_ranks_its_trials_and_says_how_to_evaluate_the_best(tmp_path: Pa
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="has other options; name another folder"):
         runpy.run_path(str(SCRIPTS / "tune_damo.py"))["main"]([*FLAGS, "--trials", "2", "--gamma", "0.9"])
+
+
+def test_a_sweep_in_the_users_own_simulator_ends_in_its_runs(tmp_path: Path) -> None:
+    script = runpy.run_path(str(SCRIPTS / "tune_damo.py"))
+    given = {"data": "own.npz", "env": "Pendulum-v1", "epoch": 7}
+    best = {"damo_alpha": 0.25, "rollout_length": 3, "actor_lr": 1e-3}
+    config = resolve({**given, "seed": 3})
+    first, second = script["evaluation"](config, given, best, [4, 5], tmp_path).splitlines()
+    parser = Parser()
+    add_config_flags(parser, "damo")
+    for line, seed in ((first, 4), (second, 5)):
+        *command, train = shlex.split(line)[:4]
+        assert command == ["python", "-m", "offlinerlkit_damo"] and train == "train"
+        assert parse_config(parser.parse_args(shlex.split(line)[4:]), algo_name="damo") == resolve({**given, **best, "seed": seed})
 
 
 @pytest.mark.parametrize(
