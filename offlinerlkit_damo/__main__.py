@@ -188,7 +188,7 @@ def _add_plan_flags(command: argparse.ArgumentParser, *, tasks: str | None, out:
     command.add_argument("--seeds", type=_seeds, metavar="N", help="seeds 1 to N of each [4]")
     command.add_argument("--set", action="append", metavar="OPTION=VALUE", help="an option of train, for all that read it; repeatable")
     command.add_argument("--out", type=Path, default=Path(out), metavar="DIR", help=f"folder for all; a second call goes on [{out}]")
-    command.add_argument("--jobs", type=int, metavar="N", help="processes at once [the machine's cores; a fleet 1; with Ray all that fit]")
+    command.add_argument("--jobs", type=int, metavar="N", help="processes at once [as the cores allow; a fleet 1; with Ray all that fit]")
     command.add_argument(
         "--executor", choices=("local", "fleet", "ray"), default="local",
         help="a process a run; DAMO's runs as fleets (docs/fleet.md); or Ray's cluster [local]",

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 
 from offlinerlkit_damo.flags import run_command
+from offlinerlkit_damo.training.stopping import StopRequest
 
 INTERVAL = 1.0  # seconds
 
@@ -21,7 +22,8 @@ INTERVAL = 1.0  # seconds
 def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(INTERVAL)
-    os.kill(os.getpid(), signal.SIGTERM)
+    if not StopRequest.asked:  # by who started it, perhaps: a second signal would quit without the checkpoint
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -118,7 +118,7 @@ class RayAttempt:
     """A run on the cluster, seen from the comparison; see `runner.Attempt`."""
 
     def __init__(self, status: Status, out: Path, model: Path | None, dataset: Any, *, gpus: float) -> None:
-        self.began = False
+        self.began = self._stopped = False
         self.outcome: Outcome | None = None
         self.key = model_key(status.job.config)
         self._job, self._log = status.job, log_path(status.job, out)
@@ -136,7 +136,8 @@ class RayAttempt:
         except RayTaskError as error:  # of our own: it cannot be unpacked or started there
             return self._end("failed", f"{error}\n")
         except RayError as error:
-            return self._end("lost", f"the machine of this run is lost ({' '.join(str(error).split())[:300]})\n")
+            reason = "" if self._stopped else f"the machine of this run is lost ({' '.join(str(error).split())[:300]})\n"
+            return self._end("lost", reason)
         if news.log:
             with self._log.open("ab") as file:
                 file.write(news.log)
@@ -156,6 +157,7 @@ class RayAttempt:
 
     def stop(self) -> None:
         """As `runner.Attempt`."""
+        self._stopped = True
         if self.began:
             self._actor.stop.remote()
         else:
@@ -191,7 +193,7 @@ class RayCluster:
         self._at_once, self._gpu_share = at_once, gpu_share
         self._attempts: list[RayAttempt] = []
         self._datasets: dict[Path, Any] = {}
-        self._warned = False
+        self._warned: set[str] = set()
 
     def start(self, status: Status, every: Sequence[Status], out: Path) -> RayAttempt | None:
         """As `runner.Executor`; also None while another run trains the dynamics model that this one is to share."""
@@ -205,12 +207,18 @@ class RayCluster:
             if model is None and any(attempt.key == key for attempt in self._attempts):
                 return None
         gpus = self._gpu_share if config.device.startswith("cuda") else 0.0
-        if gpus and not self._warned and not ray.cluster_resources().get("GPU"):
-            print("no machine of the cluster has a GPU now; runs with device=cuda wait for one", file=sys.stderr)
-            self._warned = True
+        if gpus and not _most("GPU"):
+            self._warn("no machine of the cluster has a GPU now; runs with device=cuda wait for one")
+        if config.threads > _most("CPU"):
+            self._warn(f"no machine of the cluster has {config.threads} cores now; runs with threads={config.threads} wait for one")
         attempt = RayAttempt(status, out, model, self._dataset(config), gpus=gpus)
         self._attempts.append(attempt)
         return attempt
+
+    def _warn(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            print(text, file=sys.stderr)
 
     def _dataset(self, config: Config) -> Any:
         """The generated dataset of a run, as an object of the cluster; None for data that every machine gets for itself."""
@@ -224,6 +232,11 @@ class RayCluster:
             name = path.relative_to(path.parents[2]).as_posix()
             self._datasets[path] = ray.put((name, path.read_bytes()))
         return self._datasets[path]
+
+
+def _most(resource: str) -> float:
+    """What the machine of the cluster that has the most of a resource has."""
+    return max((float(node["Resources"].get(resource, 0)) for node in ray.nodes() if node["Alive"]), default=0.0)
 
 
 def _trained_model(key: tuple[Any, ...], every: Sequence[Status]) -> Path | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import shutil
 import sys
 import time
@@ -17,7 +16,7 @@ import yaml
 from offlinerlkit_damo.compare.ablations import ablation_plan, described
 from offlinerlkit_damo.compare.fleets import LocalFleets
 from offlinerlkit_damo.compare.forecast import clock, dry_run
-from offlinerlkit_damo.compare.local import LocalProcesses
+from offlinerlkit_damo.compare.local import LocalProcesses, usable_cores
 from offlinerlkit_damo.compare.pace import seconds_left
 from offlinerlkit_damo.compare.plan import SEEDS, Plan, jobs, make_plan, read_plan, write_plan
 from offlinerlkit_damo.compare.runner import Executor, Status, failure, log_path, run_plan
@@ -59,13 +58,17 @@ def _run(plan: Plan, arguments: argparse.Namespace) -> None:
                 raise UserError(f"--{name.replace('_', '-')} has no effect without --executor ray")
     for name in plan.unread():
         print(f"{name} changes nothing: no contestant of this comparison reads it", file=sys.stderr)
+    configs = [job.config for job in jobs(plan, arguments.out)]
     if arguments.dry_run or arguments.executor != "ray":  # whose devices are other machines'
-        for name in sorted({job.config.device for job in jobs(plan, arguments.out)}):
+        for name in sorted({config.device for config in configs}):
             check_device(name)
+    at_once = arguments.jobs or max(1, usable_cores() // max(config.threads for config in configs))
     if arguments.dry_run:
-        dry_run(plan, arguments.out, arguments.jobs or os.cpu_count() or 1)
+        dry_run(plan, arguments.out, at_once)
+        if arguments.executor == "fleet":
+            print("this is the time of a process for every run; what a fleet needs is not known before it runs")
         return
-    with executor(arguments) as chosen:
+    with executor(arguments, at_once) as chosen:
         every = run_plan(plan, arguments.out, chosen, show=Display(), force=arguments.force)
     failed = [status for status in every if status.state == "failed"]
     for status in failed:
@@ -77,13 +80,13 @@ def _run(plan: Plan, arguments: argparse.Namespace) -> None:
 
 
 @contextmanager
-def executor(arguments: argparse.Namespace) -> Iterator[Executor]:
-    """What --executor and the flags that go with it ask for."""
+def executor(arguments: argparse.Namespace, at_once: int) -> Iterator[Executor]:
+    """What --executor and the flags that go with it ask for; `at_once`: processes on this machine."""
     if arguments.executor != "ray":
         if arguments.executor == "fleet":
             yield LocalFleets(arguments.jobs or 1)
         else:
-            yield LocalProcesses(arguments.jobs or os.cpu_count() or 1)
+            yield LocalProcesses(at_once)
         return
     # here: nothing else needs Ray
     from offlinerlkit_damo.compare.cluster import ray_cluster

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 import time
@@ -139,19 +140,26 @@ def failure(status: Status, out: Path) -> str:
 
 def find_run(job: Job) -> Path | None:
     """The run folder that `job` has already, None before its start. Raises UserError if it was started with other options."""
+    parent = run_parent(job.config)
     # without run.json: killed before it was written, with nothing to go on from
-    found = sorted(run_parent(job.config).glob(f"seed_{job.config.seed}&timestamp_*/{FACTS}"))
+    found = sorted(parent.parent.glob(f"*/seed_{job.config.seed}&timestamp_*/{FACTS}"))
     if not found:
         return None
     folder = found[0].parent
+    if folder.parent.name != parent.name:
+        raise _unlike(folder, f"algo_name: {folder.parent.name} -> {parent.name}")
     try:
         options = read_facts(folder)["config"]
     except UserError:  # said by the run itself, which cannot go on, and where the rows are gathered
         return folder
     changes = changed_options(options, plain(job.config))
     if changes:
-        raise UserError(f"{str(folder)!r} was made with other options ({'; '.join(changes)}); name another folder with --out")
+        raise _unlike(folder, "; ".join(changes))
     return folder
+
+
+def _unlike(folder: Path, changes: str) -> UserError:
+    return UserError(f"{str(folder)!r} was made with other options ({changes}); name another folder with --out")
 
 
 def run_plan(plan: Plan, out: Path, executor: Executor, *, show: Callable[[Sequence[Status]], None], force: bool = False) -> list[Status]:
@@ -191,6 +199,9 @@ def run_plan(plan: Plan, out: Path, executor: Executor, *, show: Callable[[Seque
                         status.end(outcome)
                 show(every)
         finally:
+            if going:
+                runs = "the run that goes on" if len(going) == 1 else f"the {len(going)} runs that go on"
+                print(f"stopping {runs}, with a checkpoint; once more to leave that to them", file=sys.stderr, flush=True)
             for _, attempt in going.values():
                 attempt.stop()
             for status, attempt in going.values():
@@ -216,6 +227,7 @@ class Table:
 
     def __init__(self, every: Sequence[Status], out: Path) -> None:
         self._every, self._out = every, out
+        self._others = _failures_of_others(every, out)
         self._next = 0.0
         self._seen: Sequence[tuple[object, bool]] = []
 
@@ -238,8 +250,17 @@ class Table:
         failed = [failure(status, self._out) for status in self._every if status.state == "failed"]
         left_out = [f"damaged, and left out: {reason}" for reason in damaged.values()]
         if failed or left_out or (self._out / FAILURES).exists():
-            save_text("".join(f"{line}\n" for line in (*failed, *left_out)), self._out / FAILURES)
+            save_text("".join(f"{line}\n" for line in (*self._others, *failed, *left_out)), self._out / FAILURES)
         return damaged
+
+
+def _failures_of_others(every: Sequence[Status], out: Path) -> list[str]:
+    """What has been kept of failed jobs that the present plan does not have."""
+    path = out / FAILURES
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    ours = {status.job.name for status in every}
+    names = ((line, re.match(r"(?:failed twice|lost its machine \d+ times): (.+?): ", line)) for line in lines)
+    return [line for line, name in names if name is not None and name[1] not in ours]
 
 
 def other_runs(planned: Sequence[Job], out: Path) -> list[tuple[Path, str]]:

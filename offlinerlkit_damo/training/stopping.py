@@ -22,6 +22,9 @@ class StopRequest:
     ends the sentence of a stop that is raised.
     """
 
+    asked = False
+    """Whether a signal has come to any of them."""
+
     def __init__(self, max_minutes: float | None = None, *, when: str = " before the first step") -> None:
         self._deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self.gentle = False
@@ -42,7 +45,7 @@ class StopRequest:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:
             os._exit(128 + number)
-        self._signal = number
+        self._signal, StopRequest.asked = number, True
         if not self.gentle:
             raise Stopped(f"stopped by {signal.Signals(number).name}{self._when}", code=128 + number)
         print("stopping after this step, with a checkpoint; once more to quit at once", file=sys.stderr, flush=True)

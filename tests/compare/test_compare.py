@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from offlinerlkit_damo.__main__ import main
-from offlinerlkit_damo.compare import forecast, runner
+from offlinerlkit_damo.compare import forecast, local, runner
 from offlinerlkit_damo.compare.command import Display, _line
 from offlinerlkit_damo.compare.estimate import Cost, Data, estimate
 from offlinerlkit_damo.compare.local import LocalProcesses
@@ -225,6 +225,17 @@ def test_a_dry_run_counts_what_is_left(place: Path, monkeypatch: pytest.MonkeyPa
     ]  # fmt: skip
     # 90 and 110 minutes, then 170 to 260, 90 to 200, 170 to 370, 170 to 430
     assert " ".join(lines[-1]) == "8 runs, about 7:10 h with 2 at once"
+
+
+def test_as_many_runs_as_cores_that_may_be_used(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(forecast, "estimate", lambda config, data: Cost(0.0, 0.0, 60.0))
+    monkeypatch.setattr(local.os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
+    command = shlex.split("compare --tasks hopper-random --algos odice --seeds 8 --dry-run --set data_size=60")
+    for more, at_once in (([], 6), (["--set", "threads=2"], 3), (["--set", "threads=9"], 1), (["--jobs", "5"], 5)):
+        main([*command, *more])
+        assert f"with {at_once} at once" in capsys.readouterr().out
+    main([*command, "--executor", "fleet"])
+    assert "what a fleet needs is not known" in capsys.readouterr().out
 
 
 def test_a_dry_run_says_whose_data_it_assumes(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
