@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from offlinerlkit_damo.config import Config, DAMOConfig
+    from offlinerlkit_damo.config import Config, DAMOConfig, resolve
     from offlinerlkit_damo.damo.addon import with_data_alignment, with_maximin_objective
     from offlinerlkit_damo.damo.policy import DAMOPolicy
     from offlinerlkit_damo.engine.buffer import DeviceReplayBuffer
@@ -25,6 +25,7 @@ __all__ = [
     "DeviceReplayBuffer",
     "RoutedDynamics",
     "load_policy",
+    "resolve",
     "train",
     "with_data_alignment",
     "with_maximin_objective",
@@ -38,6 +39,7 @@ _HOMES = {
     "DeviceReplayBuffer": "engine.buffer",
     "RoutedDynamics": "engine.dynamics",
     "load_policy": "training.saved",
+    "resolve": "config",
     "train": "training.run",
     "with_data_alignment": "damo.addon",
     "with_maximin_objective": "damo.addon",

@@ -28,13 +28,14 @@ REQUIRED = {
 }
 OPTIONAL = {
     "scipy": ("scipy", "statistics over many runs"),
-    "minari": ("minari[hdf5]", "Minari's datasets"),
+    "minari": ("minari[hdf5,hf]", "Minari's datasets"),
     "d4rl": ("d4rl", "D4RL's own loader; its HDF5 files are read without it"),
     "gym": ("gym<0.25", "the simulators that d4rl registers"),
+    "imageio": ("imageio[ffmpeg]", "videos of policies"),
     "ray": ("ray[tune]", "comparisons on a cluster, searches over options"),
     "pytest": ("pytest", "the tests"),
 }
-SIMULATORS = ("Hopper-v4", "HalfCheetah-v4", "Walker2d-v4")
+SIMULATORS = ("Hopper-v4", "HalfCheetah-v4", "Walker2d-v4", "Ant-v4")
 
 
 def examine() -> str:
