@@ -369,14 +369,14 @@ class _Twice(Exception):
 class _Unique(yaml.SafeLoader):
     """Refuses a name that a mapping has twice, of which YAML would silently take the last."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)  # before anything is merged into it
         seen = set()
-        for key, _ in node.value:
-            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge"):
+            if (key.tag, key.value) in seen:
                 raise _Twice(f"{key.value} twice, the second time at line {key.start_mark.line + 1}")
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
+            seen.add((key.tag, key.value))
+        return node
 
 
 def read_yaml(path: Path, *, kind: str = "config file") -> dict[str, Any]:

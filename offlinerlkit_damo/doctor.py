@@ -106,7 +106,9 @@ def _version_line(name: str, package: str, purpose: str) -> str:
 def _devices() -> Iterator[str]:
     import torch
 
-    yield f"cpu: {os.cpu_count()} cores; torch would use {torch.get_num_threads()} threads, a run uses its --threads"
+    from offlinerlkit_damo.cores import usable_cores
+
+    yield f"cpu: {usable_cores()} cores for this process; torch would use {torch.get_num_threads()} threads, a run uses its --threads"
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             yield f"cuda:{index}: {torch.cuda.get_device_name(index)}"

@@ -16,10 +16,11 @@ import yaml
 from offlinerlkit_damo.compare.ablations import ablation_plan, described
 from offlinerlkit_damo.compare.fleets import LocalFleets
 from offlinerlkit_damo.compare.forecast import clock, dry_run
-from offlinerlkit_damo.compare.local import LocalProcesses, usable_cores
+from offlinerlkit_damo.compare.local import LocalProcesses
 from offlinerlkit_damo.compare.pace import seconds_left
 from offlinerlkit_damo.compare.plan import SEEDS, Plan, jobs, make_plan, read_plan, write_plan
 from offlinerlkit_damo.compare.runner import Executor, Status, failure, log_path, run_plan
+from offlinerlkit_damo.cores import usable_cores
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.flags import listed
 from offlinerlkit_damo.report.comparison import write_report
@@ -56,9 +57,9 @@ def _run(plan: Plan, arguments: argparse.Namespace) -> None:
         for name in ("ray_address", "gpu_share"):
             if getattr(arguments, name) is not None:
                 raise UserError(f"--{name.replace('_', '-')} has no effect without --executor ray")
+    configs = [job.config for job in jobs(plan, arguments.out)]
     for name in plan.unread():
         print(f"{name} changes nothing: no contestant of this comparison reads it", file=sys.stderr)
-    configs = [job.config for job in jobs(plan, arguments.out)]
     if arguments.dry_run or arguments.executor != "ray":  # whose devices are other machines'
         for name in sorted({config.device for config in configs}):
             check_device(name)

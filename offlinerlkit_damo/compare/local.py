@@ -15,11 +15,6 @@ from offlinerlkit_damo.config import Config
 from offlinerlkit_damo.files import file_name, save_yaml
 
 
-def usable_cores() -> int:
-    """The cores of this machine that this process may use: a batch system may give it fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class LocalProcesses:
     """An executor: a process a run, `at_once` of them at a time."""
 

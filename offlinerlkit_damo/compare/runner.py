@@ -145,9 +145,10 @@ def find_run(job: Job) -> Path | None:
     found = sorted(parent.parent.glob(f"*/seed_{job.config.seed}&timestamp_*/{FACTS}"))
     if not found:
         return None
+    for facts in found:
+        if facts.parts[-3] != parent.name:
+            raise _unlike(facts.parent, f"algo_name: {facts.parts[-3]} -> {parent.name}")
     folder = found[0].parent
-    if folder.parent.name != parent.name:
-        raise _unlike(folder, f"algo_name: {folder.parent.name} -> {parent.name}")
     try:
         options = read_facts(folder)["config"]
     except UserError:  # said by the run itself, which cannot go on, and where the rows are gathered
@@ -200,8 +201,8 @@ def run_plan(plan: Plan, out: Path, executor: Executor, *, show: Callable[[Seque
                 show(every)
         finally:
             if going:
-                runs = "the run that goes on" if len(going) == 1 else f"the {len(going)} runs that go on"
-                print(f"stopping {runs}, with a checkpoint; once more to leave that to them", file=sys.stderr, flush=True)
+                runs = "1 run" if len(going) == 1 else f"{len(going)} runs"
+                print(f"stopping {runs}, with a checkpoint each; once more to quit before they have it", file=sys.stderr, flush=True)
             for _, attempt in going.values():
                 attempt.stop()
             for status, attempt in going.values():

@@ -14,7 +14,7 @@ from offlinerlkit_damo.compare.plan import plain
 from offlinerlkit_damo.config import options_read, readers, resolve
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.training.resume import FREE
-from offlinerlkit_damo.training.run_folder import FACTS, contestant_of, read_facts
+from offlinerlkit_damo.training.run_folder import FACTS, read_facts
 
 OWN = ("task", "seed", "algo_name", "dynamics_seed", *FREE)
 """Options that name the run, or decide nothing about its result."""
@@ -28,8 +28,7 @@ def own_options(folders: Sequence[Path], labels: Sequence[str]) -> tuple[dict[st
     """
     algos: dict[str, str] = {}
     found: dict[str, dict[str, list[str]]] = {}  # contestant -> option -> its values, more than one where tasks differ
-    for path in sorted(path for folder in folders for path in folder.glob(LAYOUT)):
-        label = str(contestant_of(path.parent))
+    for path, label in sorted((path, path.relative_to(folder).parts[1]) for folder in folders for path in folder.glob(LAYOUT)):
         try:
             config = options_read(read_facts(path.parent)["config"])
             defaults = _defaults(str(config.get("algo_name")), str(config.get("task")), config.get("env"))

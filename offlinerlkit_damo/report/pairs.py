@@ -28,7 +28,9 @@ def paired_differences(rows: pd.DataFrame, scores: pd.DataFrame, pooled: Collect
     Seeds that only one of the two has, runs that have not finished, and runs on another dataset, model or budget are no pairs; the second
     result names the latter two.
     """
-    origin = rows.groupby(RUN, as_index=False)[["dataset", "dynamics"]].first()
+    origin = rows.groupby(RUN, as_index=False).agg(
+        dataset=("dataset", "last"), dynamics=("dynamics", "last"), datasets=("dataset", "nunique")
+    )
     table = scores.merge(origin)
     found: list[dict[str, Any]] = []
     told: list[str] = []
@@ -43,7 +45,8 @@ def paired_differences(rows: pd.DataFrame, scores: pd.DataFrame, pooled: Collect
             told += [f"{label} and {algo} on {task}, seed {seed}: not both finished, no pair" for seed in pairs[going]["seed"]]
             pairs = pairs[~going]
             alike = [pairs[name].fillna("") == pairs[f"{name}_plain"].fillna("") for name in ("dataset", "dynamics", "steps")]
-            unlike = ~np.logical_and.reduce(alike)  # model-free runs have no model, neither of them
+            # model-free runs have no model, neither of them; a run that was forced on to other data has learned from two
+            unlike = ~np.logical_and.reduce([*alike, pairs["datasets"] <= 1, pairs["datasets_plain"] <= 1])
             told += [f"{label} and {algo} on {task}, seed {seed}: unlike data, model or steps, no pair" for seed in pairs[unlike]["seed"]]
             pairs = pairs[~unlike].sort_values("seed")
             if len(pairs):

@@ -94,7 +94,7 @@ def _readable(runs: Sequence[Path]) -> tuple[list[Path], list[tuple[pd.DataFrame
 def run_names(folders: Sequence[Path]) -> list[str]:
     """Contestant or algorithm, and seed, with the task where there are several; where that does not tell the runs apart, their paths do.
 
-    From the folders' names alone, which end in task/algorithm/seed_... in the kit's runs as well.
+    From the folders' names, which end in task/algorithm/seed_... in the kit's runs as well.
     """
     found = []
     several = len({folder.absolute().parts[-3:][0] for folder in folders}) > 1

@@ -28,7 +28,7 @@ SETTINGS = (
     "dynamics_hidden_dims", "dynamics_weight_decay", "n_ensemble", "n_elites",
 )
 FILES = ("dynamics.pth", "mu.npy", "std.npy")
-STORE_FORMAT = 4  # raise when the same settings give another model
+STORE_FORMAT = 5  # raise when the same settings give another model
 MAX_HOLDOUT = 1000  # rows
 
 
@@ -164,11 +164,12 @@ def _train(config: Config, dynamics: RoutedDynamics, dataset: OfflineDataset, lo
 def _check_scale(dynamics: RoutedDynamics, dataset: OfflineDataset, config: Config) -> None:
     """Raise UserError for a model of standardised observations (RAMBO's) where the data is raw, or the reverse: both fit in size."""
     statistics: list[Any] = [dynamics.scaler.mu, dynamics.scaler.std]
+    varies = np.ptp(dataset.observations, 0) > 0  # what does not has a deviation of its own
     model, data = (
         _standardised(*pair)
         for pair in (
-            (np.asarray(x).reshape(-1)[: dataset.obs_dim] for x in statistics),
-            (dataset.observations.mean(0), dataset.observations.std(0)),
+            (np.asarray(x).reshape(-1)[: dataset.obs_dim][varies] for x in statistics),
+            (dataset.observations.mean(0)[varies], dataset.observations.std(0)[varies]),
         )
     )
     if model != data:

@@ -52,6 +52,10 @@ class Evaluators:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            # a broken pool asks those that are left to end by SIGTERM, and waits for them
+            for worker in list((self._pool._processes or {}).values()):
+                worker.kill()
         self._pool.shutdown(cancel_futures=True)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from offlinerlkit_damo.config import Config
+from offlinerlkit_damo.cores import usable_cores
 from offlinerlkit_damo.engine.fleet_networks import FleetNetworks
 from offlinerlkit_damo.engine.rollout import ends_of
 from offlinerlkit_damo.errors import UserError
@@ -93,7 +94,7 @@ def _train(
         if resume[name] is None:
             check_writable(run_parent(config), remedy=OTHER_LOGDIR)
     datasets = _datasets(configs)
-    workers = max(1, min(len(configs), (os.cpu_count() or 1) - first.threads))
+    workers = max(1, min(len(configs), usable_cores() - first.threads))
     failed: dict[str, UserError] = {}
     with ExitStack() as shared:
         evaluators = shared.enter_context(Evaluators(workers))

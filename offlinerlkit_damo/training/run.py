@@ -245,7 +245,6 @@ def prepare(
     """The run's logs, dynamics and trainer, at its start. `engine`: in place of the configured one; `console`: are its tables printed?"""
     config, dataset, record = run.config, run.dataset, run.folder / "record"
     if record.exists():
-        unfinish(run.folder, len(run.facts["parts"]) - 1)
         rewind(record, *((run.checkpoint["state"]["timestep"], run.checkpoint["text_size"]) if run.checkpoint else (None, 0)))
     logger = RunLogger(str(run.folder), OUTPUTS)
     if not console:
@@ -278,6 +277,7 @@ def restore(run: Run, trainer: DAMOTrainer, *, force: bool) -> None:
     _log_changes(trainer.logger, [change for change in changes if change not in run.changes])  # the model's: it was not known before
     with _fitting(run.folder):
         trainer.load_state_dict(run.checkpoint["state"], reconfigured=bool(run.changes))
+    unfinish(run.folder, len(run.facts["parts"]) - 1)
     run.checkpoint = None  # its synthetic data is in the trainer now
 
 

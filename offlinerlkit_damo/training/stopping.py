@@ -13,10 +13,11 @@ from typing import Any
 from offlinerlkit_damo.errors import Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SAME = 1.0  # seconds within which signals are one: a batch system sends it to every process, and who started this one passes it on
 
 
 class StopRequest:
-    """Inside a `with` block, SIGINT and SIGTERM raise Stopped, or once `gentle` is set ask for a stop; a second one quits at once.
+    """Inside a `with` block, SIGINT and SIGTERM raise Stopped, or once `gentle` is set ask for a stop; a later second one quits at once.
 
     `max_minutes` asks for one as well, counted from the construction. Signals are the main thread's: elsewhere only the time counts. `when`
     ends the sentence of a stop that is raised.
@@ -31,6 +32,7 @@ class StopRequest:
         """Whether the signals are asked about between steps. Before the first step there is nothing to save."""
         self._when = when
         self._signal: int | None = None
+        self._since = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -44,8 +46,10 @@ class StopRequest:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:
-            os._exit(128 + number)
-        self._signal, StopRequest.asked = number, True
+            if time.monotonic() - self._since > SAME:
+                os._exit(128 + number)
+            return
+        self._signal, self._since, StopRequest.asked = number, time.monotonic(), True
         if not self.gentle:
             raise Stopped(f"stopped by {signal.Signals(number).name}{self._when}", code=128 + number)
         print("stopping after this step, with a checkpoint; once more to quit at once", file=sys.stderr, flush=True)

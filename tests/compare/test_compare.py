@@ -16,8 +16,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from offlinerlkit_damo import cores
 from offlinerlkit_damo.__main__ import main
-from offlinerlkit_damo.compare import forecast, local, runner
+from offlinerlkit_damo.compare import forecast, runner
 from offlinerlkit_damo.compare.command import Display, _line
 from offlinerlkit_damo.compare.estimate import Cost, Data, estimate
 from offlinerlkit_damo.compare.local import LocalProcesses
@@ -229,7 +230,7 @@ def test_a_dry_run_counts_what_is_left(place: Path, monkeypatch: pytest.MonkeyPa
 
 def test_as_many_runs_as_cores_that_may_be_used(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(forecast, "estimate", lambda config, data: Cost(0.0, 0.0, 60.0))
-    monkeypatch.setattr(local.os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
     command = shlex.split("compare --tasks hopper-random --algos odice --seeds 8 --dry-run --set data_size=60")
     for more, at_once in (([], 6), (["--set", "threads=2"], 3), (["--set", "threads=9"], 1), (["--jobs", "5"], 5)):
         main([*command, *more])
@@ -292,6 +293,7 @@ def test_without_ray_its_executor_is_one_sentence(place: Path, monkeypatch: pyte
         ("--tasks hopper-random --seeds 1,2", r"'1,2' is no number of seeds; chosen ones stand in `compare --plan`, as seeds: \[3, 5\]"),
         ("--tasks 'hopper-random, hoper-medium'", "unknown task 'hoper-medium'"),
         ("--plan p.yaml --tasks hopper-random", "--plan is a whole comparison"),
+        ("--tasks hopper-random --algos damo,optidice --set epoch=1", "optidice on hopper-random: optidice_warmup_steps"),
         ("--tasks hopper-random --ray-address auto", "--ray-address has no effect without --executor ray"),
         ("--tasks hopper-random --set device=cuda:9", "device 'cuda:9' asked for, but torch sees"),
         ("--tasks hopper-random --set device=cuda:9 --dry-run", "device 'cuda:9' asked for, but torch sees"),

@@ -64,6 +64,15 @@ def test_what_cannot_be_run_is_one_sentence(change: dict[str, Any], words: str) 
         make_plan(**{"tasks": ["hopper-medium"], "algos": ["damo"], "seeds": 1, "given": {}, **change})
 
 
+def test_yaml_may_merge_and_override(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(
+        "tasks: [hopper-medium]\nvariants:\n  a: &a {algo_name: mopo, epoch: 3, actor_lr: 1.0e-3}\n  b: &b {<<: *a, epoch: 4}\n"
+        "  c: {<<: *b, epoch: 5}\n"
+    )
+    found = read_plan(tmp_path / "plan.yaml").contestants
+    assert [found[name] for name in "abc"] == [{"algo_name": "mopo", "epoch": n, "actor_lr": 1e-3} for n in (3, 4, 5)]
+
+
 def test_options_of_damos_terms_are_read_by_who_has_them(tmp_path: Path) -> None:
     given = {"damo_alpha": 2.0, "classifier_hidden_dims": [8], "divergence": "square", "penalty_coef": 3.0}
     variants = {"mopo+er": {"algo_name": "mopo", "data_alignment": True}, "mobile+ir": {"algo_name": "mobile", "behavior_alignment": True}}
@@ -98,6 +107,7 @@ def test_options_that_do_not_go_together_name_the_contestant(tmp_path: Path) -> 
         ("tasks: [hopper-medium]\nalgos: [damo]\noptions: 3", "`options` of the plan"),
         ("tasks: [hopper-medium]\nalgo: [damo]", "unknown part of a plan 'algo'; did you mean algos"),
         ("- 1", "holds no mapping"),
+        ("tasks: [x]\n? [a, b]\n: 1\n", "not valid YAML at line 2"),
         ("tasks: [hopper-medium]\nvariants:\n  a: {algo_name: mopo}\n  a: {algo_name: damo}\n", "has a twice, the second time at line 4"),
     ],
 )

@@ -66,6 +66,10 @@ def test_other_models_and_data_are_no_pairs() -> None:
     assert pairs_of(rows_of(dataset="another"))[0].empty
     assert pairs_of(rows_of(dynamics=None))[0].empty  # of which model is not known
     assert pairs_of(rows_of().replace({"timestep": {20: 30}}).where(lambda rows: rows["label"] == "mopo+er", rows_of()))[0].empty
+    forced = rows_of()
+    forced.loc[(forced["label"] == "mopo+er") & (forced["timestep"] == 10), "dataset"] = "another"
+    found, told = pairs_of(forced)
+    assert found.empty and len(told) == 6 and "unlike data" in told[0]
     free, told = pairs_of(rows_of().assign(dynamics=None))  # neither has one
     assert len(free) == 3 and told == []
 
