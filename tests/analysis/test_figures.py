@@ -41,10 +41,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("figures")
     torch.set_num_threads(1)
     flags = [word for name, value in OPTIONS.items() for word in ("--set", f"{name}={value}")]
-    main([*shlex.split(f"ablate alpha --tasks hopper-random --seeds 1 --write {folder / 'plan.yaml'}"), *flags])
+    (folder / "out").mkdir()
+    plan = folder / "out" / "plan.yaml"
+    main([*shlex.split(f"ablate alpha --tasks hopper-random --seeds 1 --write {plan}"), *flags])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OFFLINERLKIT_DAMO_CACHE", str(folder / "cache"))
-        for job in jobs(read_plan(folder / "plan.yaml"), folder / "out"):
+        for job in jobs(read_plan(plan), folder / "out"):
             if job.label in LABELS:
                 train(job.config)
     return folder
