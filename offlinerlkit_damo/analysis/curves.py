@@ -83,8 +83,8 @@ def draw_curves(runs: Sequence[Run]) -> Drawn:
 
 def _counted(name: str, evaluations: pd.DataFrame, mean: pd.DataFrame) -> str:
     """How many seeds a contestant's mean is of, and its last step where a seed has come further."""
-    last = evaluations["timestep"].max()
-    until = "" if len(mean) and mean["timestep"].iloc[-1] == last else f", mean to {mean['timestep'].max() if len(mean) else 0:,} steps"
+    last = mean["timestep"].max() if len(mean) else 0
+    until = "" if last == evaluations["timestep"].max() else f", mean to {last:,} steps"
     return f"{name}, {evaluations['seed'].nunique()} seeds{until}"
 
 

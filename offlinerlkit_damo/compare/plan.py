@@ -176,16 +176,16 @@ def jobs(plan: Plan, out: Path) -> list[Job]:
     for label, own in plan.contestants.items():
         algo = str(own["algo_name"])
         for task in plan.tasks:
-            for seed in plan.seeds:
-                ours: dict[str, Any] = {"task": task, "seed": seed, "logdir": str(out / "runs" / label)}
-                if algo in MODEL_BASED:
-                    ours["dynamics_seed"] = seed
-                try:
-                    config = resolve({**plan.shared(own, task), **own, **ours})
-                except UserError as error:
-                    raise UserError(f"{label} on {task}: {error} (a comparison's options: --set NAME=VALUE, or in its --plan)") from None
-                # a run's own record of its options has its paths absolute
-                found.append(Job(label, with_absolute_paths(config)))
+            try:
+                shared = plan.shared(own, task)
+                for seed in plan.seeds:
+                    ours: dict[str, Any] = {"task": task, "seed": seed, "logdir": str(out / "runs" / label)}
+                    if algo in MODEL_BASED:
+                        ours["dynamics_seed"] = seed
+                    # a run's own record of its options has its paths absolute
+                    found.append(Job(label, with_absolute_paths(resolve({**shared, **own, **ours}))))
+            except UserError as error:
+                raise UserError(f"{label} on {task}: {error} (a comparison's options: --set NAME=VALUE, or in its --plan)") from None
     return found
 
 
