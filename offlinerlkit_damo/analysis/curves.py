@@ -16,7 +16,7 @@ from offlinerlkit_damo.compare.rows import config_hash
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.looks import looks
 from offlinerlkit_damo.report.results import SCORE, read_progress, score_unit
-from offlinerlkit_damo.report.scores import LAST, on_common_grid
+from offlinerlkit_damo.report.scores import LAST, counted, on_common_grid
 from offlinerlkit_damo.training.run_folder import is_finished
 
 VALUE = "eval/q_data"
@@ -61,7 +61,7 @@ def draw_curves(runs: Sequence[Run]) -> Drawn:
                     panel.plot(run_rows[x].iloc[-1], run_rows[y].iloc[-1], "o", color=how["color"], markersize=5)
             if several:
                 mean = on_common_grid(ours, ("score", "value"))
-                panel.plot(mean[x], mean[y], linewidth=2.2, label=_counted(name, ours, mean), **how)
+                panel.plot(mean[x], mean[y], linewidth=2.2, label=counted(name, ours), **how)
     keep_legible(panels[1:], "y", table["value"])
     unit = score_unit(runs[0].facts["task"])
     panels[0].set(xlabel="gradient steps", ylabel=unit, title="return")
@@ -79,13 +79,6 @@ def draw_curves(runs: Sequence[Run]) -> Drawn:
         "left_out": left_out,
     }
     return Drawn(figure, table, about)
-
-
-def _counted(name: str, evaluations: pd.DataFrame, mean: pd.DataFrame) -> str:
-    """How many seeds a contestant's mean is of, and its last step where a seed has come further."""
-    last = mean["timestep"].max() if len(mean) else 0
-    until = "" if last == evaluations["timestep"].max() else f", mean to {last:,} steps"
-    return f"{name}, {evaluations['seed'].nunique()} seeds{until}"
 
 
 def draw_alpha(runs: Sequence[Run]) -> Drawn:

@@ -13,7 +13,7 @@ from matplotlib.ticker import EngFormatter
 
 from offlinerlkit_damo.report import statistics
 from offlinerlkit_damo.report.looks import Look
-from offlinerlkit_damo.report.scores import on_common_grid
+from offlinerlkit_damo.report.scores import counted, on_common_grid
 from offlinerlkit_damo.report.statistics import Interval, Scores
 
 LEVELS = 200  # of a performance profile
@@ -143,7 +143,7 @@ def _curves_apart(
         ours = evaluations[evaluations["label"] == label]
         _curve(panel, ours, means[label], drawn[label], across)
         _dataset_line(panel, dataset_mean)
-        panel.set_title(_counted(ours), fontsize="medium")
+        panel.set_title(counted(label, ours), fontsize="medium")
         panel.tick_params(labelbottom=True)
         _count_steps(panel, across)
     for panel in panels[len(drawn) :]:
@@ -166,7 +166,7 @@ def _curve(axes: Axes, ours: pd.DataFrame, grid: pd.DataFrame, look: Look, acros
         axes.plot(run[across], run["score"], color=look.colour, linewidth=0.7, alpha=0.4, marker=_dot(run))
     axes.plot(
         grid[across], grid["score"], color=look.colour, linestyle=look.dashes, linewidth=2.2, marker=look.marker, markersize=6,
-        markevery=max(1, len(grid) // 6), label=_counted(ours),
+        markevery=max(1, len(grid) // 6), label=counted(ours["label"].iloc[0], ours),
     )  # fmt: skip
 
 
@@ -180,10 +180,6 @@ def _rasterised(figure: Figure, evaluations: int) -> Figure:
 
 def _dot(run: pd.DataFrame) -> str:
     return "." if len(run) == 1 else ""  # a line of one point cannot be seen
-
-
-def _counted(ours: pd.DataFrame) -> str:
-    return f"{ours['label'].iloc[0]}, {ours['seed'].nunique()} seed{'s' * (ours['seed'].nunique() > 1)}"
 
 
 def _dataset_line(axes: Axes, dataset_mean: float | None) -> None:

@@ -119,6 +119,14 @@ def on_common_grid(evaluations: pd.DataFrame, columns: Sequence[str] = ("score",
     return pd.DataFrame(there.groupby("timestep")[list(columns)].mean()).reset_index()
 
 
+def counted(label: str, evaluations: pd.DataFrame) -> str:
+    """The name of a contestant's mean over seeds on one task: of how many, and to which step where a seed has come further."""
+    seeds, common = evaluations["seed"].nunique(), _common_steps(evaluations)
+    last = common.max() if len(common) else 0
+    until = "" if last == evaluations["timestep"].max() else f",\nmean to {last:,} steps"
+    return f"{label}, {seeds} seed{'s' * (seeds > 1)}{until}"
+
+
 def _common_steps(rows: pd.DataFrame) -> pd.Index:
     """The steps at which every seed of one contestant on one task was evaluated."""
     every = rows.groupby("timestep")["seed"].nunique()

@@ -87,7 +87,7 @@ def test_unequal_seeds_are_said_and_a_run_that_has_just_begun_is_left_out(tmp_pa
     (tmp_path / "model" / "record" / "policy_training_progress.csv").write_text("")
     drawn = draw_curves(runs)
     labels = [text.get_text() for text in drawn.figure.legends[0].get_texts()]
-    assert labels == ["damo, 2 seeds, mean to 50 steps", "mopo"]
+    assert labels == ["damo, 2 seeds,\nmean to 50 steps", "mopo"]
     assert drawn.about["reached"] == {"damo, seed 1": 120, "damo, seed 2": 50, "mopo, seed 1": 120}
     assert drawn.about["missing_seeds"] == ["mopo: 2"] and drawn.about["left_out"] == ["begun, seed 1", "model, seed 1"]
     said = capsys.readouterr().err

@@ -129,6 +129,8 @@ def test_a_crowd_of_curves_gets_axes_each(tmp_path: Path) -> None:
         assert [line.get_color() for line in grey] == ["0.8"] * 8 and set(dataset.get_ydata()) == {3.5}
         assert own.get_ydata()[0] == pytest.approx(1.5 + 1 + 0.5 + i) and own.get_color() == looks(labels)[labels[i]].colour
     assert len(drawn(8, None)[0].get_lines()) == 8 + 3
+    evaluations = evaluations[(evaluations["label"] != "b") | (evaluations["seed"] == 1) | (evaluations["timestep"] <= 500)]
+    assert [axes.get_title() for axes in drawn(8)][:2] == ["a, 2 seeds", "b, 2 seeds,\nmean to 500 steps"]
     page = write_report([tmp_path / "crowd.csv"], tmp_path / "report").read_text()
     assert "Grey: the means of the others." in page
     assert "Grey: the means of the others." not in write_report([rows_of(tmp_path)], tmp_path / "few").read_text()
