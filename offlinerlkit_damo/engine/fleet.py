@@ -227,6 +227,12 @@ class Fleet:
         for adam in self._adam.values():
             adam.follow_rates()
 
+    def forget(self, run: int) -> None:
+        """Let the others' learning rates be theirs, not those of this run, which has ended."""
+        optims = [x for module in self._policies[run].modules() for x in vars(module).values() if isinstance(x, torch.optim.Optimizer)]
+        for adam in self._adam.values():
+            adam.forget(optims)
+
     def step(self) -> None:
         """One step of classifiers, critics, actors and temperatures on `inputs`."""
         updates, shows = self._clock.updates_due(), self._steps % self._diagnose_every == 0

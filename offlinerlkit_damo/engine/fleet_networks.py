@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -100,7 +100,6 @@ class FleetAdam:
     """
 
     def __init__(self, optims: Sequence[torch.optim.Optimizer]) -> None:
-        self._optims = optims
         groups: dict[float, list[torch.optim.Optimizer]] = {}
         for optim in optims:
             groups.setdefault(_rate(optim), []).append(optim)
@@ -138,9 +137,15 @@ class FleetAdam:
         """One step of all."""
         fused_step(self._optim)
 
+    def forget(self, optims: Collection[torch.optim.Optimizer]) -> None:
+        """Follow the rates of `optims` no longer: their run has ended, and its schedule with it."""
+        self._groups = [[optim for optim in group if optim not in optims] for group in self._groups]
+
     def follow_rates(self) -> None:
         """Take the learning rates that the optimisers have now; those that began with the same one must still have the same."""
         for group, optims in zip(self._optim.param_groups, self._groups, strict=True):
+            if not optims:
+                continue
             rate = _rate(optims[0])
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)

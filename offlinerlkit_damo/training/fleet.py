@@ -116,10 +116,7 @@ class FleetRun(DAMOTrainer):
             mean = self._means.setdefault(name, [0.0, 0])
             mean[0] += total
             mean[1] += number
-        broken = [name for name, (total, _) in figures.items() if not math.isfinite(total)]
-        if broken:
-            self.settle(wait=True)
-            self._stop_if(broken)
+        self._stop_if([name for name, (total, _) in figures.items() if not math.isfinite(total)])
 
     def roll_out(self, timestep: int) -> None:
         """The rollout that is due at this step."""
@@ -199,6 +196,11 @@ class FleetRun(DAMOTrainer):
                 so_far = {"evaluations": self.evaluations, "warnings": self.warnings, **guards}
                 self.checkpoints.save_best({**closing.state, **so_far})
         return scores
+
+    def _stop_if(self, broken: list[str]) -> None:
+        if broken:
+            self.settle(wait=True)  # what has been evaluated counts, and stands before what is broken
+        super()._stop_if(broken)
 
     def save(self, epoch: int | None) -> None:
         """Save the state; all epochs must have been settled."""
@@ -351,5 +353,6 @@ class FleetTrainer:
                 work(run)
             except UserError as error:
                 del self.runs[name]
+                self.fleet.forget(self._every_run.index(run))
                 run.logger.log(str(error))
                 self._ended(name, error)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from offlinerlkit_damo.damo.misfits import why_not_loaded
 from offlinerlkit_damo.kit.contract import SPELLINGS, spelt
 
-STANDINS = {"_target_floor", "_legacy_logsumexp"}
-"""Options that only the stand-in's classes have: no state, they come with the configuration."""
+OPTIONS = {"_target_floor", "_legacy_logsumexp", "diagnose_every"}
+"""Attributes that are no state, but come with the configuration: of the stand-in's classes alone, and of the engine."""
 
 
 def policy_state(policy: Any) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def set_number(policy: Any, name: str, value: float) -> None:
 
 
 def _values(policy: Any) -> dict[str, Tensor | int | float | bool]:
-    own = {name: value for name, value in vars(policy).items() if isinstance(value, (Tensor, int, float)) and name not in STANDINS}
+    own = {name: value for name, value in vars(policy).items() if isinstance(value, (Tensor, int, float)) and name not in OPTIONS}
     return {SPELLINGS.get(name, name): value for name, value in own.items()}
 
 

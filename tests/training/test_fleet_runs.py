@@ -28,6 +28,7 @@ from offlinerlkit_damo.training.fleet_run import resumed_fleet, train_fleet
 from offlinerlkit_damo.training.resume import resumed_config
 from offlinerlkit_damo.training.run import train
 from offlinerlkit_damo.training.stopping import StopRequest
+from offlinerlkit_damo.training.trainer import DAMOTrainer
 
 OPTIONS: dict[str, Any] = {
     "task": "hopper-medium-expert", "hidden_dims": [16], "classifier_hidden_dims": [16], "batch_size": 40, "epoch": 6, "step_per_epoch": 5,
@@ -45,18 +46,20 @@ RUNS: list[dict[str, Any]] = [
 class Inline:
     """Evaluators that play in this process, but tell of it a few calls later."""
 
+    patience = 3
+
     def __init__(self, workers: int) -> None:
         assert workers >= 1
 
     def submit(self, actor: Any, *rest: Any) -> Future[Any]:
-        weights = {name: value.detach().numpy().copy() for name, value in actor.items()}
+        weights, patience = {name: value.detach().numpy().copy() for name, value in actor.items()}, self.patience
 
         class Late(Future):  # type: ignore[type-arg]
             asked = 0
 
             def done(self) -> bool:
                 self.asked += 1
-                return self.asked > 3
+                return self.asked > patience
 
             def result(self, timeout: float | None = None) -> Any:
                 return _play(weights, *rest)
@@ -168,14 +171,22 @@ def test_a_run_does_not_depend_on_who_trains_beside_it(tmp_path: Path, fleet: An
     assert not np.allclose(first["loss/critic1"], second["loss/critic1"], rtol=1e-2)
 
 
-def test_a_run_of_a_fleet_goes_on_alone(tmp_path: Path, fleet: Any) -> None:
+def test_a_run_of_a_fleet_goes_on_alone(tmp_path: Path, fleet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped(fleet(tmp_path), after=20)
     folder = folder_of(tmp_path, 2)
     policy = load_policy(folder)
     assert policy.task is not None and policy.select_action(np.zeros((4, 11))).shape == (4, 3)
     best = load_policy(folder / "checkpoint" / "best.ckpt")
     assert np.isfinite(best.select_action(np.zeros(11))).all()
+    seen, step = set(), DAMOTrainer._step
+
+    def watched(self: DAMOTrainer) -> None:
+        seen.add(self.policy.diagnose_every)
+        step(self)
+
+    monkeypatch.setattr(DAMOTrainer, "_step", watched)
     results = train(resumed_config(folder, {}), resume=folder)
+    assert seen == {5}  # as a run that was alone from the start
     assert list(table(folder)["timestep"]) == [5, 10, 15, 20, 25, 30] and len(results["evaluations"]["score"]) == 3
     again = train(resumed_config(folder, {"epoch": 7}), resume=folder / "checkpoint" / "best.ckpt", force=True)
     assert table(folder)["timestep"].iloc[-1] == 35 and table(folder)["loss/critic1"].notna().all() and again["folder"] == str(folder)
@@ -224,6 +235,35 @@ def test_a_run_that_fails_leaves_the_others_alone(
     (record,) = (tmp_path / "ill").glob("fleet_*.json")
     assert "bold" in json.loads(record.read_text())["failed"]
     assert set(resumed_fleet(record, {})[1]) == {"hopper-medium-expert seed 1", "other data"}
+
+
+def test_who_fails_leaves_the_others_rates_and_its_own_evaluations_alone(
+    tmp_path: Path, fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of two runs with one schedule fails while what its last two epochs reached is still being played."""
+
+    class Slow(Inline):
+        patience = 10**9
+
+    monkeypatch.setattr(fleet_run, "Evaluators", Slow)
+    options = {"runs": [{"seed": 1}, {"seed": 2}], "eval_every": 1, "checkpoint_every": 100}
+    train_fleet(fleet(tmp_path / "well", **options))
+    close = FleetRun._close_epoch
+
+    def spoil(self: FleetRun) -> Any:
+        if self.timestep == 15 and "seed_1" in self.logger.record_dir:
+            with torch.no_grad():
+                self.policy.actor.dist_net.mu.bias.fill_(np.nan)
+        return close(self)
+
+    monkeypatch.setattr(FleetRun, "_close_epoch", spoil)
+    with pytest.raises(UserError, match=r"1 of 2 runs failed"):
+        train_fleet(fleet(tmp_path / "ill", **options))
+    assert_equal_runs(folder_of(tmp_path / "well", 2), folder_of(tmp_path / "ill", 2))
+    failed, well = (table(folder_of(tmp_path / name, 1)) for name in ("ill", "well"))
+    assert list(failed["timestep"]) == [5, 10, 15]
+    pd.testing.assert_series_equal(failed[SCORE][:2], well[SCORE][:2])
+    assert checkpoint.read(folder_of(tmp_path / "ill", 1) / "checkpoint" / "best.ckpt")["state"]["timestep"] in (5, 10)
 
 
 def test_runs_at_different_steps_are_not_continued_together(tmp_path: Path, fleet: Any) -> None:
