@@ -84,14 +84,15 @@ class DataAligned(Terms):
         """Both parts of the batch with rewards r - alpha ell, plus gamma V_abs at terminals where the absorbing state is valued."""
         config, num_real = self.config, len(real["rewards"])
         rewards = torch.cat([real["rewards"], fake["rewards"]])
+        real_share = num_real / len(rewards)
         ell = self.data_alignment.log_ratio(
             *(torch.cat([real[key], fake[key]]) for key in ("observations", "actions", "next_observations")),
-            real_share=num_real / len(rewards),
+            real_share=real_share,
         )
         figures["damo/ell_real"], figures["damo/ell_fake"] = ell[:num_real], ell[num_real:]
         refined = rewards - config.damo_alpha * self.data_alignment.centred(ell, num_real).unsqueeze(-1)
         if config.absorbing:
-            value = self.data_alignment.absorbing_value(real, fake, self._gamma)
+            value = self.data_alignment.absorbing_value(real, fake, self._gamma, real_share=real_share)
             figures["damo/absorbing_value"] = value
             refined = refined + self._gamma * torch.cat([real["terminals"], fake["terminals"]]) * value
         figures["damo/refined_reward_real"], figures["damo/refined_reward_fake"] = refined[:num_real], refined[num_real:]

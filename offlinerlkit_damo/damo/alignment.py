@@ -96,11 +96,11 @@ class DataAlignment(nn.Module):
     @torch.no_grad()
     def log_ratio(self, obss: Tensor, actions: Tensor, next_obss: Tensor, *, real_share: float) -> Tensor:
         """ell [B]; `real_share` is the share of real data in the objective's batches, read in ratio mode "mixture"."""
-        return log_ratio(
-            self.logits(self.classifier.standardise(obss, actions, next_obss)),
-            real_share=real_share if self.config.ratio_mode == "mixture" else 0.0,
-            logit_clip=self.config.logit_clip,
-        )
+        return self._ell(self.logits(self.classifier.standardise(obss, actions, next_obss)), real_share)
+
+    def _ell(self, logits: Tensor, real_share: float) -> Tensor:
+        mixed = real_share if self.config.ratio_mode == "mixture" else 0.0
+        return log_ratio(logits, real_share=mixed, logit_clip=self.config.logit_clip)
 
     def centred(self, ell: Tensor, num_real: int) -> Tensor:
         """ell minus its running mean on fake data (rows from `num_real` on): drops the offset that no action can change."""
@@ -111,14 +111,15 @@ class DataAlignment(nn.Module):
         self.centre.lerp_(ell[num_real:].mean(), (1 / self.centre_batches).clamp(min=CENTRE_RATE))
         return ell - self.centre
 
-    def absorbing_value(self, real: Batch, fake: Batch, gamma: float) -> Tensor:
+    def absorbing_value(self, real: Batch, fake: Batch, gamma: float, *, real_share: float) -> Tensor:
         """V_abs = -alpha ell_abs / (1 - gamma), the refined return of staying terminated for ever, a scalar.
 
         ell_abs is the log-ratio of the absorbing state's share gamma p / (1 - gamma + gamma p) of the discounted occupancy under the
-        model and in the data, p being each one's terminal rate; centred like every other ell.
+        model and in the data, p being each one's terminal rate; mixed, clipped and centred like every other ell (`log_ratio`).
         """
         seen = torch.stack([torch.stack([x["terminals"].sum(), torch.ones_like(x["terminals"]).sum()]) for x in (fake, real)])
         self.terminal_counts.mul_(1 - COUNT_DECAY).add_(seen)
         flow = gamma * self.terminal_counts[:, 0] / self.terminal_counts[:, 1]
         share = flow / (1 - gamma + flow)
-        return -self.config.damo_alpha * ((share[0] / share[1]).log() - self.centre) / (1 - gamma)
+        ell = self._ell((share[0] / share[1]).log(), real_share)
+        return -self.config.damo_alpha * (ell - self.centre) / (1 - gamma)

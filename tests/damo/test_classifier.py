@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -215,20 +217,24 @@ def test_centering_subtracts_a_running_mean_of_fake_rows() -> None:
     assert off.centred(ell, num_real=1) is ell and off.centre.item() == 0
 
 
-def test_absorbing_value() -> None:
-    """-alpha ell_abs / (1 - gamma), ell_abs from each kind's share gamma p / (1 - gamma + gamma p) of the occupancy."""
-    alignment = DataAlignment(DAMOConfig(damo_alpha=1.5), 1, 1)
+@pytest.mark.parametrize(
+    ("bound", "bounded"),
+    [({}, lambda x: x), ({"ratio_mode": "mixture"}, lambda x: math.log(0.2 + 0.8 * math.exp(x))), ({"logit_clip": 0.1}, lambda x: 0.1)],
+)
+def test_absorbing_value(bound: dict[str, Any], bounded: Callable[[float], float]) -> None:
+    """-alpha ell_abs / (1 - gamma), ell_abs from each kind's share gamma p / (1 - gamma + gamma p) of the occupancy, bounded as ell is."""
+    alignment = DataAlignment(DAMOConfig(damo_alpha=1.5, **bound), 1, 1)
     # so many rows that the pseudo-counts no longer matter
     fake = {"terminals": torch.tensor([[1.0], [0.0], [0.0], [0.0]]).repeat(200_000, 1)}
     real = {"terminals": torch.tensor([[1.0]] + [[0.0]] * 9).repeat(100_000, 1)}
     share = {p: 0.9 * p / (0.1 + 0.9 * p) for p in (0.25, 0.1)}
-    expected = -1.5 * math.log(share[0.25] / share[0.1]) / 0.1
-    assert alignment.absorbing_value(real, fake, gamma=0.9).item() == pytest.approx(expected, rel=5e-3)
-    assert alignment.absorbing_value(fake, fake, gamma=0.9).isfinite()
+    expected = -1.5 * bounded(math.log(share[0.25] / share[0.1])) / 0.1
+    assert alignment.absorbing_value(real, fake, gamma=0.9, real_share=0.2).item() == pytest.approx(expected, rel=5e-3)
+    assert alignment.absorbing_value(fake, fake, gamma=0.9, real_share=0.2).isfinite()
     none = {"terminals": torch.zeros(4, 1)}
     fresh = DataAlignment(DAMOConfig(damo_alpha=1.5), 1, 1)
-    assert fresh.absorbing_value(none, none, gamma=0.9).item() == pytest.approx(0)
-    assert fresh.absorbing_value(none, fake, gamma=0.9).isfinite()
+    assert fresh.absorbing_value(none, none, gamma=0.9, real_share=0.2).item() == pytest.approx(0)
+    assert fresh.absorbing_value(none, fake, gamma=0.9, real_share=0.2).isfinite()
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -253,7 +259,7 @@ def test_absorbing_value_does_not_hang_on_the_first_batch() -> None:
         values = []
         for _ in range(4000):
             real, fake = ({"terminals": torch.as_tensor(rng.random((n, 1)) < 0.003).float()} for n in (12, 244))
-            values.append(alignment.absorbing_value(real, fake, gamma=0.99).item())
+            values.append(alignment.absorbing_value(real, fake, gamma=0.99, real_share=0.2).item())
         assert max(map(abs, values)) < 200 and abs(values[-1]) < 25  # one sigma of log(p) is 1/sqrt(144) there: 6 points
 
 

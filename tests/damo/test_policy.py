@@ -75,6 +75,7 @@ VARIANTS: dict[str, Options] = {
     "ratio clipped in the mixture": {**FULL, "ratio_mode": "mixture", "logit_clip": 0.2},
     "ratio centred": {**FULL, "ratio_centering": True},
     "absorbing state": {**FULL, "absorbing": True, "damo_alpha": 1.5},
+    "absorbing state, mixture": {**FULL, "absorbing": True, "ratio_mode": "mixture", "ratio_centering": True},
     "raw classifier inputs": {**FULL, "classifier_normalize": False},
 }  # fmt: skip
 

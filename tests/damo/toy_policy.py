@@ -150,7 +150,10 @@ def ell(state: SimpleNamespace, row: SimpleNamespace, config: DAMOConfig) -> flo
     if config.classifier_normalize:
         mean, std = SCALER.mu[0], SCALER.std[0]
         z = (z - np.array([*mean, *mean[:OBS]])) / np.array([*std, *std[:OBS]])
-    value = float(state.classifier @ np.array([*z, 1.0]))
+    return bounded(float(state.classifier @ np.array([*z, 1.0])), config)
+
+
+def bounded(value: float, config: DAMOConfig) -> float:
     if config.logit_clip is not None:
         value = min(max(value, -config.logit_clip), config.logit_clip)
     if config.ratio_mode == "mixture":
@@ -176,7 +179,7 @@ def refined_rewards(state: SimpleNamespace, batch: Batch, config: DAMOConfig) ->
             # one terminal in a thousand transitions beforehand, of which a ten-thousandth is forgotten
             p = (0.9999 * 1 + sum(ends)) / (0.9999 * 1000 + len(ends))
             shares.append(GAMMA * p / (1 - GAMMA + GAMMA * p))
-        absorbing = -config.damo_alpha * (math.log(shares[0] / shares[1]) - centre) / (1 - GAMMA)
+        absorbing = -config.damo_alpha * (bounded(math.log(shares[0] / shares[1]), config) - centre) / (1 - GAMMA)
     return [
         row.r - config.damo_alpha * (x - centre) + GAMMA * (1 - row.m) * absorbing for x, row in zip(values, data, strict=True)
     ]
