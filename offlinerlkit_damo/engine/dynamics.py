@@ -154,6 +154,7 @@ class RoutedDynamics(EnsembleDynamics):
         inputs = self.scaler.transform(np.concatenate([obs, action], -1))
         device = self.model.max_logvar.device
         elites = self.model.elites.long().to(device)
+        elites = elites[torch.as_tensor(np.random.permutation(len(elites)), device=device)]  # the last of them may get a row less
         order = np.random.permutation(len(obs))
         padded = np.resize(order, -(-len(obs) // len(elites)) * len(elites))
         x = torch.as_tensor(inputs[padded], dtype=torch.float32, device=device).reshape(len(elites), -1, inputs.shape[-1])

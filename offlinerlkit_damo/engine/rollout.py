@@ -83,6 +83,7 @@ def imagine(
 def _routed(dynamics: RoutedDynamics, elites: Tensor, inputs: Tensor) -> Tensor:
     """A sample [n, d + 1] for every row of standardised inputs [n, d + a], dealt at random and evenly to the elites."""
     n, device = len(inputs), inputs.device
+    elites = elites[torch.randperm(len(elites), device=device)]  # the last of them may get a row less
     order = torch.randperm(n, device=device)
     padded = order[torch.arange(-(-n // len(elites)) * len(elites), device=device) % n]
     rows = inputs[padded].unflatten(0, (len(elites), -1))

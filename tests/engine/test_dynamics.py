@@ -69,6 +69,18 @@ def test_fewer_rows_than_elites_and_none() -> None:
         assert next_obs.shape == (n, OBS) and reward.shape == terminal.shape == (n, 1)
 
 
+def test_few_rows_too_ask_every_elite_equally_often() -> None:
+    """The last of four rows' three groups gets none: no elite may always be that one."""
+    dynamics = make(RoutedDynamics)
+    obs, act = rows(4)
+    with torch.no_grad():
+        mean = dynamics.model(dynamics.scaler.transform(np.concatenate([obs, act], 1)))[0].numpy()[ELITES]  # [3, 4, d + 1]
+    for n in (1, 4):
+        rewards = np.array([dynamics.step(obs[:n], act[:n])[1][:, 0] for _ in range(600)])  # [600, n]
+        asked = np.abs(rewards[None] - mean[:, None, :n, -1]).argmin(0)
+        assert (np.abs(np.bincount(asked.ravel(), minlength=3) / asked.size - 1 / 3) < 0.08).all()
+
+
 def test_mopos_penalty_is_the_hosts_and_goes_with_its_row() -> None:
     routed, host = (make(cls, penalty_coef=2.0) for cls in (RoutedDynamics, EnsembleDynamics))
     for dynamics in (routed, host):

@@ -93,6 +93,18 @@ def test_rows_are_dealt_evenly_to_the_elites_and_come_back_in_their_order() -> N
     assert sorted(members[:, 0].int().tolist()) == sorted([0, 1, 3, 4, 6] * 2)
 
 
+def test_a_single_row_may_meet_any_elite() -> None:
+    dynamics = make_dynamics(noise=False)
+    model: Any = dynamics.model
+    dynamics.model.set_elites([1, 3, 4, 6, 0])
+    with torch.no_grad():
+        model.output_layer.weight.zero_()
+        for member in range(7):
+            model.output_layer.bias[member] = float(member)
+    seen = {round(float(imagine(dynamics, act, ends_of(None), torch.zeros(1, OBS), 1)[0]["rewards"])) for _ in range(100)}
+    assert seen == {0, 1, 3, 4, 6}
+
+
 def test_rows_that_all_end_end_the_rollout() -> None:
     transitions, info = imagine(make_dynamics(noise=True), act, lambda x: torch.ones(len(x), dtype=torch.bool), torch.randn(4, OBS), 5)
     assert info["num_transitions"] == 4 and transitions["terminals"].all()
