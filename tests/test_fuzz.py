@@ -94,7 +94,7 @@ def test_a_damaged_dataset_or_policy_is_read_or_refused(data: st.DataObject, tmp
 def test_any_table_is_cut_without_complaint(tail: bytes, step: int, tmp_path: Path) -> None:
     path = tmp_path / "policy_training_progress.csv"
     path.write_bytes(b"a,timestep\n1,5\n2,10\n" + tail)
-    rewind(tmp_path, step, 0)
+    rewind(tmp_path, step, 0, has_model=True)
     lines = path.read_text().splitlines() if path.exists() else []
     kept = [line for line in ("1,5", "2,10") if int(line.split(",")[1]) <= step]
     assert lines[1 : 1 + len(kept)] == kept

@@ -78,6 +78,11 @@ class OfflineDataset:
         """N."""
         return len(self.observations)
 
+    @property
+    def has_successor(self) -> Bools:
+        """[N] Whether a row's next observation was recorded, and is not its own in the place of one."""
+        return ~self.terminals if self.report.substituted else np.ones(len(self), bool)
+
     def transitions(self) -> dict[str, NDArray[np.generic]]:
         """The arrays by the keys that the kit's `ReplayBuffer.load_dataset` reads; shared, not copied."""
         return {

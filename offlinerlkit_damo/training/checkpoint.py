@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ MAGIC = b"offlinerlkit_damo checkpoint 1\n"
 DIGEST_SIZE = hashlib.sha256().digest_size
 LAST = "last.ckpt"
 BEST = "best.ckpt"
+KEPT = "epoch_"
 
 
 class Checkpoints:
@@ -46,10 +48,9 @@ class Checkpoints:
         self._write(state, path)
         kept = [self._folder / BEST] if best else []
         if epoch and self._keep_every and epoch % self._keep_every == 0:
-            kept.append(self._folder / f"epoch_{epoch}.ckpt")
+            kept.append(self._folder / f"{KEPT}{epoch}.ckpt")
         for name in kept:
-            with replacing(name) as temporary:
-                shutil.copyfile(path, temporary)
+            _copy(path, name)
         return path
 
     @property
@@ -66,6 +67,40 @@ class Checkpoints:
         for table in (self._run / "record").glob("*.*"):
             flush(table)
         write({"about": self._about, "text_size": text_size(self._run / "record"), "state": state}, path)
+
+
+def go_back(point: Path, timestep: int, *, step_per_epoch: int, aside: Path) -> list[str]:
+    """Make `point`, a run's checkpoint of `timestep`, its last one; returns the names of those that lie after it, moved to `aside`.
+
+    Left in their places a run that is stopped before its next checkpoint would go on from them, and its best would be one it never had.
+    """
+    last, best = point.with_name(LAST), point.with_name(BEST)
+    if point == last:
+        return []
+    kept = {path: path.stem.removeprefix(KEPT) for path in point.parent.glob(f"{KEPT}*.ckpt")}
+    later = [path for path, epoch in kept.items() if epoch.isdecimal() and int(epoch) * step_per_epoch > timestep]
+    later += [path for path in (best, last) if path != point and path.exists() and _timestep(path) > timestep]
+    if later:
+        aside.mkdir(exist_ok=True)
+    if last in later:  # never away from its place: without it the run would begin anew
+        _copy(last, aside / LAST)
+    _copy(point, last)
+    for path in later:
+        if path != last:
+            path.replace(aside / path.name)
+    return sorted(path.name for path in later)
+
+
+def _timestep(path: Path) -> float:
+    try:
+        return int(read(path)["state"]["timestep"])
+    except UserError:  # a damaged one may be why the run goes back
+        return math.inf
+
+
+def _copy(path: Path, to: Path) -> None:
+    with replacing(to) as temporary:
+        shutil.copyfile(path, temporary)
 
 
 def write(content: dict[str, Any], path: Path) -> None:

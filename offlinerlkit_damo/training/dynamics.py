@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from offlinerlkit_damo.config import Config
-from offlinerlkit_damo.engine.dynamics import RoutedDynamics
+from offlinerlkit_damo.engine.dynamics import CHUNK, RoutedDynamics
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.kit import HOST, EnsembleDynamics, EnsembleDynamicsModel, Logger, StandardScaler
 from offlinerlkit_damo.tasks import OfflineDataset, config_task
@@ -28,7 +29,7 @@ SETTINGS = (
     "dynamics_hidden_dims", "dynamics_weight_decay", "n_ensemble", "n_elites",
 )
 FILES = ("dynamics.pth", "mu.npy", "std.npy")
-STORE_FORMAT = 5  # raise when the same settings give another model
+STORE_FORMAT = 6  # raise when the same settings give another model
 MAX_HOLDOUT = 1000  # rows
 
 
@@ -102,13 +103,9 @@ def prepare_dynamics(
     dynamics = build_dynamics(config, dataset.obs_dim, dataset.action_dim, scaler)
     given = config.load_dynamics_path
     origin = {"id": None, "path": given, "holdout_mse": None} if given is not None else {"id": dynamics_id(config, dataset.fingerprint)}
-    if own is not None and own.is_dir():
-        facts = read_model_facts(own)
-        # of the other host it is still the run's model, which training anew would replace
-        same = {"fingerprint": dataset.fingerprint, "settings": json.loads(json.dumps(_settings(config)))}
-        if facts.get("path") == given and (facts.get("id") == origin["id"] or same.items() <= facts.items()):
-            load_dynamics(dynamics, own)
-            return dynamics, facts
+    if own is not None and (of_run := own_facts(config, dataset, own)):
+        load_dynamics(dynamics, own)
+        return dynamics, of_run
     if given is not None:
         load_dynamics(dynamics, Path(given))
         _check_scale(dynamics, dataset, config)
@@ -118,6 +115,18 @@ def prepare_dynamics(
     if own is not None:
         save_model(dynamics, own, facts)
     return dynamics, facts
+
+
+def own_facts(config: Config, dataset: OfflineDataset, own: Path) -> dict[str, Any] | None:
+    """The facts of the model in `own`, the folder of a run's own copy; None if there is none, or that of another dataset or settings."""
+    if not own.is_dir():
+        return None
+    facts = read_model_facts(own)
+    key = None if config.load_dynamics_path is not None else dynamics_id(config, dataset.fingerprint)
+    # of the other host it is still the run's model, which training anew would replace
+    same = {"fingerprint": dataset.fingerprint, "settings": json.loads(json.dumps(_settings(config)))}
+    matches = facts.get("path") == config.load_dynamics_path and (facts.get("id") == key or same.items() <= facts.items())
+    return facts if matches else None
 
 
 def _stored(config: Config, dynamics: RoutedDynamics, dataset: OfflineDataset, logger: Logger, key: str) -> dict[str, Any]:
@@ -139,7 +148,7 @@ def _train(config: Config, dynamics: RoutedDynamics, dataset: OfflineDataset, lo
     seed_everything(config.model_seed)
     start = time.time()
     # rows of our own held out: the host's are not the same on every host, and choose the elites
-    order = np.random.default_rng(0).permutation(len(dataset.rewards))
+    order = np.random.default_rng(0).permutation(np.flatnonzero(dataset.has_successor))
     held = order[: min(MAX_HOLDOUT, len(order) // 10)]
     columns = {key: value.reshape(len(value), -1) for key, value in dataset.transitions().items()}
     training = {key: value[order[len(held) :]] for key, value in columns.items()}
@@ -192,6 +201,25 @@ def _holdout_mse(dynamics: EnsembleDynamics, rows: dict[str, np.ndarray]) -> tup
     target = torch.as_tensor(np.concatenate([rows["next_observations"] - rows["observations"], rows["rewards"]], 1), device=mean.device)
     elites = dynamics.model.elites.long().to(mean.device)
     return float((mean[elites] - target).square().mean()), float(target.var(0, correction=0).mean())
+
+
+@torch.no_grad()
+def with_expected_successors(dataset: OfflineDataset, dynamics: EnsembleDynamics) -> OfflineDataset:
+    """The dataset with the elites' mean in the place of every next observation that was not recorded.
+
+    No value follows such a row, whatever its successor is, but a classifier of transitions sees it: a row that stands for its own successor
+    is like none of the model's.
+    """
+    rows = np.flatnonzero(~dataset.has_successor)
+    if len(rows) == 0:
+        return dataset
+    successors = dataset.next_observations.copy()
+    elites = dynamics.model.elites.long()
+    for some in np.array_split(rows, -(-len(rows) // CHUNK)):
+        inputs = dynamics.scaler.transform(np.concatenate([dataset.observations[some], dataset.actions[some]], 1))
+        mean, _ = dynamics.model(inputs)
+        successors[some] += mean[elites.to(mean.device), :, : dataset.obs_dim].mean(0).cpu().numpy()
+    return dataclasses.replace(dataset, next_observations=successors)
 
 
 def check_dynamics_folder(folder: Path) -> None:

@@ -44,15 +44,15 @@ def append_episodes(record: Path, timestep: int, returns: Floats, scores: Floats
         file.write(("" if file.tell() else "timestep,episode,return,score,length\n") + "".join(rows))
 
 
-def rewind(record: Path, timestep: int | None, size: int) -> None:
+def rewind(record: Path, timestep: int, size: int, *, has_model: bool) -> None:
     """Cut the logs back to a checkpoint: rows of the policy's table up to `timestep`, `size` bytes of the console's copy.
 
-    Without a checkpoint (`timestep` None) the run begins anew, and so do all of them. TensorBoard's files, whose last record may be torn,
-    are written again from the tables.
+    Both are 0 where there is no checkpoint. The table of the model's training stays where the run has its model. TensorBoard's files,
+    whose last record may be torn, are written again from the tables.
     """
     for name in (POLICY, EPISODES):
-        _cut(record / name, timestep or 0)
-    if timestep is None:
+        _cut(record / name, timestep)
+    if not has_model:
         _cut(record / DYNAMICS, 0)
     text = record / TEXT
     if text.exists():

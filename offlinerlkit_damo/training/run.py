@@ -24,14 +24,16 @@ from offlinerlkit_damo.kit import Logger, RunLogger, StandardScaler
 from offlinerlkit_damo.tasks import OfflineDataset, SimulatorEnv, Task, config_task, make_d4rl_env, make_env, resolve_dataset
 from offlinerlkit_damo.tasks.task import MINARI
 from offlinerlkit_damo.tasks.termination import unruled_ends
-from offlinerlkit_damo.training.checkpoint import Checkpoints
+from offlinerlkit_damo.training.checkpoint import Checkpoints, go_back
 from offlinerlkit_damo.training.doubts import doubts
 from offlinerlkit_damo.training.dynamics import (
     build_dynamics,
     check_dynamics_folder,
     dynamics_digest,
+    own_facts,
     prepare_dynamics,
     seed_everything,
+    with_expected_successors,
 )
 from offlinerlkit_damo.training.guards import Guards
 from offlinerlkit_damo.training.logs import OUTPUTS, rewind
@@ -103,18 +105,26 @@ class Run:
     folder: Path
     facts: dict[str, Any]
     checkpoint: dict[str, Any] | None
+    point: Path  # the checkpoint's file
     changes: list[str]
     about: dict[str, Any]  # its identity, for checkpoints
     dynamics_facts: dict[str, Any] | None = None
+
+    @property
+    def aside(self) -> Path:
+        """Where the checkpoints go that lie after the one that this part of the run goes back to: after_N, N parts being before it."""
+        return self.folder / "checkpoint" / f"after_{len(self.facts['parts']) - 1}"
 
 
 def usable_dataset(config: Config, task: Task) -> OfflineDataset:
     """The run's dataset. Raises UserError for one that is too small, and for dynamics that are not there."""
     with _explained(config, run_parent(config)):
         dataset = resolve_dataset(task, config.data, size=config.data_size, seed=config.data_seed)
-    if len(dataset.rewards) < MIN_ROWS:
+    rows = int(dataset.has_successor.sum())
+    if rows < MIN_ROWS:
         raise UserError(
-            f"dataset {dataset.name} has {len(dataset.rewards)} transitions; training needs at least {MIN_ROWS}, a fifth is held out"
+            f"dataset {dataset.name} has {rows} transitions whose next observation is known; training needs at least {MIN_ROWS}, "
+            "a fifth is held out"
         )
     if config.algo_name == "rambo" and config.rambo.bc_epoch > 0 and len(dataset.rewards) < config.rambo.bc_batch_size:
         raise UserError(
@@ -135,7 +145,7 @@ def usable_dataset(config: Config, task: Task) -> OfflineDataset:
 def open_run_folder(config: Config, task: Task, dataset: OfflineDataset, *, resume: Path | None, force: bool) -> Iterator[Run]:
     """A new run folder, or that of the run to `resume`, locked; when and why this part of the run ended is noted there."""
     facts = run_facts(config, task, dataset)
-    folder = make_run_folder(config) if resume is None else resume_point(resume)[0]
+    folder, point = resume_point(make_run_folder(config) if resume is None else resume)
     with locked(folder):
         checkpoint: dict[str, Any] | None = None
         changes: list[str] = []
@@ -155,7 +165,7 @@ def open_run_folder(config: Config, task: Task, dataset: OfflineDataset, *, resu
             "dataset": facts["dataset"]["fingerprint"],
         }
         with recorded(folder, facts, **about), _explained(config, folder):
-            yield Run(config, dataset, folder, facts, checkpoint, changes, identity(facts))
+            yield Run(config, dataset, folder, facts, checkpoint, point, changes, identity(facts))
 
 
 def _check_fit(config: Config, dataset: OfflineDataset, state: dict[str, Any], folder: Path) -> None:
@@ -243,14 +253,20 @@ def prepare(
     run: Run, env: Any, *, trainer_class: type[DAMOTrainer] = DAMOTrainer, engine: str | None = None, console: bool = True
 ) -> DAMOTrainer:
     """The run's logs, dynamics and trainer, at its start. `engine`: in place of the configured one; `console`: are its tables printed?"""
-    config, dataset, record = run.config, run.dataset, run.folder / "record"
+    config, dataset, record, own = run.config, run.dataset, run.folder / "record", run.folder / "checkpoint" / "dynamics"
+    aside: list[str] = []
+    if run.checkpoint:
+        aside = _go_back(run, run.checkpoint["state"]["timestep"])
     if record.exists():
-        rewind(record, *((run.checkpoint["state"]["timestep"], run.checkpoint["text_size"]) if run.checkpoint else (None, 0)))
+        timestep, size = (run.checkpoint["state"]["timestep"], run.checkpoint["text_size"]) if run.checkpoint else (0, 0)
+        rewind(record, timestep, size, has_model=own_facts(config, dataset, own) is not None)
     logger = RunLogger(str(run.folder), OUTPUTS)
     if not console:
         logger.mute()
     logger.log_hyperparameters(config.flat())
     _log_changes(logger, run.changes)
+    if aside:
+        logger.log(f"went back to {run.point.name}; later checkpoints, {', '.join(aside)}, are in {run.aside}")
     for doubt in doubts(config, config_task(config), dataset, env):
         logger.log(doubt)
     scaler = None
@@ -258,8 +274,9 @@ def prepare(
         dataset, scaler = standardised(dataset)
     dynamics = None
     if config.algo_name in MODEL_BASED:
-        dynamics, run.dynamics_facts = prepare_dynamics(config, dataset, logger, scaler, own=Path(logger.checkpoint_dir) / "dynamics")
+        dynamics, run.dynamics_facts = prepare_dynamics(config, dataset, logger, scaler, own=own)
         run.about["dynamics"] = dynamics_digest(dynamics)
+        dataset = with_expected_successors(dataset, dynamics)
     built = dataclasses.replace(config, engine=engine or config.engine)
     fresh = run.checkpoint is None
     trainer = make_trainer(built, dataset, env, logger, dynamics, scaler, fresh=fresh, trainer_class=trainer_class)
@@ -267,6 +284,12 @@ def prepare(
     trainer.guards = Guards(largest_reward=float(np.abs(dataset.rewards).max()), gamma=config.gamma)
     trainer.stop_on_warning = config.on_warning == "stop"
     return trainer
+
+
+def _go_back(run: Run, timestep: int) -> list[str]:
+    """Bring results and checkpoints back to the one that the run goes on from, before its logs are cut; returns what is set aside."""
+    unfinish(run.folder, len(run.facts["parts"]) - 1)
+    return go_back(run.point, timestep, step_per_epoch=run.config.step_per_epoch, aside=run.aside)
 
 
 def restore(run: Run, trainer: DAMOTrainer, *, force: bool) -> None:
@@ -277,7 +300,6 @@ def restore(run: Run, trainer: DAMOTrainer, *, force: bool) -> None:
     _log_changes(trainer.logger, [change for change in changes if change not in run.changes])  # the model's: it was not known before
     with _fitting(run.folder):
         trainer.load_state_dict(run.checkpoint["state"], reconfigured=bool(run.changes))
-    unfinish(run.folder, len(run.facts["parts"]) - 1)
     run.checkpoint = None  # its synthetic data is in the trainer now
 
 

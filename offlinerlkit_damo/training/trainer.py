@@ -151,7 +151,7 @@ class DAMOTrainer(MBPolicyTrainer):
     def _checkpoint(self, checkpoints: Checkpoints, epoch: int | None) -> None:
         """Save the state; `epoch`: the one that has just ended, if so."""
         self._stop_if(self._broken_weights())  # a stop comes between figures, and the last good checkpoint must stay
-        path = checkpoints.save(self.state_dict(), epoch, best=epoch is not None and self._is_best())
+        path = checkpoints.save(self.state_dict(), epoch, best=epoch is not None and checkpoints.keeps_best and self._is_best())
         if not self._size_told:
             self._size_told = True
             self.logger.log(f"a checkpoint of this run has {path.stat().st_size / 1e6:.1f} MB; {path.parent} keeps the last and the best")

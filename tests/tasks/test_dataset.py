@@ -72,6 +72,7 @@ def test_loader_agrees_with_the_slow_reference(
     assert data.report.rows_in == len(rows["rewards"])
     assert data.report.rows_kept == len(kept) == len(data)
     assert data.report.substituted == (0 if with_next else rows["terminals"].sum())
+    assert (~data.has_successor).sum() == data.report.substituted and not (~data.has_successor & ~data.terminals).any()
     assert sum(data.report.dropped.values()) == data.report.rows_in - data.report.rows_kept
 
 

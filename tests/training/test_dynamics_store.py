@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
+from test_scripts import write_hopper_file
 
 from offlinerlkit_damo.config import Config, resolve
 from offlinerlkit_damo.errors import UserError
@@ -21,9 +23,11 @@ from offlinerlkit_damo.kit import Logger
 from offlinerlkit_damo.tasks.dataset import OfflineDataset, assemble
 from offlinerlkit_damo.training import dynamics as store
 from offlinerlkit_damo.training import dynamics_store
-from offlinerlkit_damo.training.dynamics import dynamics_id, prepare_dynamics
+from offlinerlkit_damo.training.dynamics import dynamics_id, prepare_dynamics, with_expected_successors
 from offlinerlkit_damo.training.logs import OUTPUTS
+from offlinerlkit_damo.training.run import train
 from offlinerlkit_damo.training.scaling import standardised
+from offlinerlkit_damo.training.trainer import DAMOTrainer
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +100,50 @@ def test_held_out_error_is_of_rows_that_training_never_saw(tmp_path: Path, monke
         mean = model.model(inputs)[0][model.model.elites.tolist()].numpy()
     target = np.concatenate([data.next_observations - data.observations, data.rewards[:, None]], 1)[held]
     assert facts["holdout_mse"] == pytest.approx(((mean - target) ** 2).mean(), rel=1e-4)
+
+
+def test_successors_that_nobody_recorded_are_the_models_expectation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither training nor the error sees the terminal rows; afterwards their successor is the elites' mean."""
+    whole = dataset()
+    ends = np.arange(len(whole)) % 50 == 30
+    data = dataclasses.replace(
+        whole,
+        terminals=ends,
+        next_observations=np.where(ends[:, None], whole.observations, whole.next_observations),
+        report=dataclasses.replace(whole.report, substituted=int(ends.sum())),
+    )
+    seen, train, error = [], store.RoutedDynamics.train, store._holdout_mse
+
+    def watched(self: Any, rows: Any, *args: Any, **kwargs: Any) -> None:
+        seen.append(rows)
+        train(self, rows, *args, **kwargs)
+
+    def watched_error(dynamics: Any, rows: Any) -> tuple[float, float]:
+        seen.append(rows)
+        return error(dynamics, rows)
+
+    monkeypatch.setattr(store.RoutedDynamics, "train", watched)
+    monkeypatch.setattr(store, "_holdout_mse", watched_error)
+    dynamics, _ = prepare(tmp_path, "a", data)
+    assert [rows["terminals"].sum() for rows in seen] == [0, 0] and sum(len(rows["rewards"]) for rows in seen) == (~ends).sum()
+    filled = with_expected_successors(data, dynamics)
+    mean, _ = dynamics.model(dynamics.scaler.transform(np.concatenate([data.observations, data.actions], 1)))
+    expected = data.observations + mean[dynamics.model.elites.long(), :, :-1].mean(0).detach().numpy()
+    np.testing.assert_allclose(filled.next_observations[ends], expected[ends], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(filled.next_observations[~ends], data.next_observations[~ends])
+    assert with_expected_successors(whole, dynamics) is whole and (data.next_observations[ends] == data.observations[ends]).all()
+
+
+def test_a_run_learns_from_expected_successors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_hopper_file(tmp_path / "data.hdf5")
+    with h5py.File(path, "r+") as file:
+        del file["next_observations"]
+    found: list[Any] = []
+    monkeypatch.setattr(DAMOTrainer, "train", lambda self: found.append(self.real_buffer.sample_all()) or {})
+    train(config(data=str(path), logdir=str(tmp_path / "log"), no_eval=True))
+    ends = found[0]["terminals"][:, 0] == 1
+    moves = np.abs(found[0]["next_observations"] - found[0]["observations"]).min(1)
+    assert ends.sum() == 8 and (moves[ends] > 0).all()
 
 
 def test_a_diverged_model_is_refused_and_not_stored(tmp_path: Path, cache: Path) -> None:

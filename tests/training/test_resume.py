@@ -349,10 +349,10 @@ def test_the_best_evaluation_is_kept_across_parts(cache: Path, tmp_path: Path, m
 def test_rewinding_drops_late_torn_and_no_other_rows(tmp_path: Path) -> None:
     path = tmp_path / "policy_training_progress.csv"
     path.write_text("a,timestep\n1,5\n2,10\n3,15\n4,2")
-    rewind(tmp_path, 10, 0)
+    rewind(tmp_path, 10, 0, has_model=True)
     assert path.read_text() == "a,timestep\n1,5\n2,10\n"
     assert scalars(tmp_path, "a") == [(5, 1.0), (10, 2.0)]
-    rewind(tmp_path, None, 0)
+    rewind(tmp_path, 0, 0, has_model=False)
     assert not path.exists()
 
 
@@ -521,6 +521,81 @@ def test_an_earlier_checkpoint_can_be_gone_back_to(cache: Path, tmp_path: Path) 
     assert len(copies) == 4  # writing into one changes no other
 
 
+def test_going_back_sets_aside_what_came_after(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finished run goes back to its second epoch and dies before its next checkpoint: it goes on from there, with its own best."""
+    from offlinerlkit_damo.__main__ import main
+    from offlinerlkit_damo.training import trainer
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OFFLINERLKIT_DAMO_CACHE", str(cache))
+    scores = [5, 1, 1, 9, 1, 1, *[2, 3, 2, 2]]
+
+    def scripted(policy: Any, env: Any, episodes: int) -> tuple[Any, Any]:
+        value = env.ref_min_score + (env.ref_max_score - env.ref_min_score) * scores.pop(0) / 100
+        return np.full(episodes, value), np.full(episodes, 7)
+
+    monkeypatch.setattr(trainer, "run_episodes", scripted)
+    flags = [*SMALL, *MODEL, "--data", str(cache / "tiny.hdf5"), "--eval-every", "1", "--keep-every", "1", "--checkpoint-every", "10"]
+    main(["train", *flags, "--logdir", "log"])
+    folder = only_run(tmp_path / "log")
+    kept = folder / "checkpoint"
+    step = trainer.DAMOTrainer._step
+
+    def dying(self: trainer.DAMOTrainer) -> None:
+        if self._timestep == 13:
+            raise Killed
+        step(self)
+
+    monkeypatch.setattr(trainer.DAMOTrainer, "_step", dying)
+    with pytest.raises(Killed):
+        main(["train", "--resume", str(kept / "epoch_2.ckpt")])
+    monkeypatch.setattr(trainer.DAMOTrainer, "_step", step)
+
+    def timestep(path: Path) -> int:
+        return int(storage.read(path)["state"]["timestep"])
+
+    assert not is_finished(folder) and timestep(kept / "last.ckpt") == 10
+    assert {path.name for path in kept.glob("*.ckpt")} == {"last.ckpt", "epoch_1.ckpt", "epoch_2.ckpt"}
+    after = {path.name: timestep(path) for path in (kept / "after_1").iterdir()}
+    assert after == {"best.ckpt": 20, "epoch_3.ckpt": 15, "epoch_4.ckpt": 20, "epoch_5.ckpt": 25, "epoch_6.ckpt": 30, "last.ckpt": 30}
+    text = (folder / "record" / "consoleout_backup.txt").read_text()
+    assert "went back to epoch_2.ckpt; later checkpoints, best.ckpt, epoch_3.ckpt" in text
+    main(["train", "--resume", str(folder)])
+    assert list(table(folder)["timestep"]) == [5, 10, 15, 20, 25, 30]
+    assert table(folder)[SCORE].round(6).tolist() == [5, 1, 2, 3, 2, 2]
+    assert json.loads((folder / "result" / "results.json").read_text())["evaluations"]["timestep"] == [5, 10, 15, 20, 25, 30]
+    assert not (kept / "best.ckpt").exists() and is_finished(folder)  # the best, its first evaluation, was not kept
+
+
+def test_the_best_is_that_of_all_evaluations_or_none(cache: Path, tmp_path: Path) -> None:
+    flags = [*SMALL, *MODEL, "--data", str(cache / "tiny.hdf5"), "--checkpoint-every", "0", "--keep-every", "4", "--eval-every", "1"]
+    run(tmp_path / "log", cache, *flags)
+    assert {path.name for path in (only_run(tmp_path / "log") / "checkpoint").glob("*.ckpt")} == {"last.ckpt", "epoch_4.ckpt"}
+
+
+def test_a_run_killed_before_its_first_checkpoint_keeps_the_table_of_its_model(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from offlinerlkit_damo.__main__ import main
+    from offlinerlkit_damo.training.trainer import DAMOTrainer
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OFFLINERLKIT_DAMO_CACHE", str(tmp_path))
+
+    def dying(self: DAMOTrainer) -> None:
+        raise Killed
+
+    with monkeypatch.context() as killed, pytest.raises(Killed):
+        killed.setattr(DAMOTrainer, "_step", dying)
+        main(["train", *SMALL, *MODEL, "--data", str(cache / "tiny.hdf5"), "--logdir", "log"])
+    folder = only_run(tmp_path / "log")
+    path = folder / "record" / "dynamics_training_progress.csv"
+    rows = path.read_text()
+    main(["train", "--resume", str(folder)])
+    assert path.read_text() == rows and rows.count("\n") == 2
+    assert scalars(folder / "record", "loss/dynamics_holdout_loss")
+
+
 def test_a_finished_run_without_checkpoints_is_left_alone(cache: Path, tmp_path: Path) -> None:
     run(tmp_path / "log", cache, *SMALL, *MODEL, "--data", str(cache / "tiny.hdf5"), "--checkpoint-every", "0")
     finished = only_run(tmp_path / "log")
@@ -576,5 +651,5 @@ def test_what_a_killed_writer_left_is_swept(stopped: Path, cache: Path) -> None:
 def test_garbage_at_the_end_of_a_table_is_torn(garbage: str, tmp_path: Path) -> None:
     path = tmp_path / "policy_training_progress.csv"
     path.write_text("a,timestep\n1,5\n2,10\n" + garbage)
-    rewind(tmp_path, 10, 0)
+    rewind(tmp_path, 10, 0, has_model=True)
     assert path.read_text() == "a,timestep\n1,5\n2,10\n"
