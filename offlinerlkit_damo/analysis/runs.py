@@ -80,6 +80,8 @@ def find_runs(paths: Sequence[str]) -> list[Run]:
     for text in paths:
         name, equals, rest = text.partition("=")
         named = bool(equals) and not Path(text).exists()
+        if named and (name.startswith("_") or "$" in name):
+            raise UserError(f"{name!r} cannot stand in a figure; give a name without $, that does not begin with _")
         path = Path(rest if named else text)
         folders = [path] if (path / FACTS).is_file() else sorted(facts.parent for facts in path.glob(f"**/{FACTS}"))
         if not folders:

@@ -68,7 +68,7 @@ class TrainingProcess:
 
     def __init__(self, flags: Sequence[str], *, threads: int, log: Path, environment: Mapping[str, str] | None = None) -> None:
         command = [sys.executable, "-m", "offlinerlkit_damo.compare.child", str(os.getpid()), "train", *flags]
-        self._stopping = False
+        self._log, self._stopping, self._told = log, False, False
         variables = {**os.environ, "OMP_NUM_THREADS": str(threads), **(environment or {})}
         with log.open("ab") as file:
             # a session of its own: Ctrl-C reaches the comparison alone, which then stops its processes in order
@@ -77,6 +77,11 @@ class TrainingProcess:
     def poll(self) -> Outcome | None:
         """As `runner.Attempt`; the process writes into the job's folder itself."""
         code = self._process.poll()
+        if code is not None and code < 0 and not (self._stopping or self._told):
+            self._told = True
+            why = "; the system does that when memory runs out" if -code == signal.SIGKILL else ""
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(f"\nended by signal {-code} ({signal.strsignal(-code)}){why}\n")
         return None if code is None else "failed" if code else "ended"
 
     def wait(self, seconds: float) -> Outcome | None:

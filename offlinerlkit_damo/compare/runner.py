@@ -202,7 +202,8 @@ def run_plan(plan: Plan, out: Path, executor: Executor, *, show: Callable[[Seque
         finally:
             if going:
                 runs = "1 run" if len(going) == 1 else f"{len(going)} runs"
-                print(f"stopping {runs}, with a checkpoint each; once more to quit without waiting for it", file=sys.stderr, flush=True)
+                how = "with a checkpoint each where training has begun; once more to quit without waiting for it"
+                print(f"stopping {runs}, {how}", file=sys.stderr, flush=True)
             for _, attempt in going.values():
                 attempt.stop()
             for status, attempt in going.values():

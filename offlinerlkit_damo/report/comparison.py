@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from offlinerlkit_damo.errors import UserError
@@ -37,8 +38,8 @@ from offlinerlkit_damo.report.tables import latex, markdown, numbers, published_
 SCORES = (
     f"A run's score is the mean of its last {LAST} evaluations, in normalised points: 0 for a random and 100 for an expert policy (the "
     "return itself where no such references are known). A cell has mean ± standard deviation over seeds (of these runs: divided by their "
-    "number) and, below, every seed; dataset is the mean score of its episodes, steps are gradient steps. *: not finished, so far at the "
-    "steps named; such runs are in nothing else but the curves."
+    "number) and, in brackets or below, every seed; dataset is the mean score of its episodes, steps are gradient steps. *: not finished, "
+    "so far at the steps named; such runs are in nothing else but the curves."
 )
 INTERVALS = (
     f"In brackets, as bars and shaded: 95% intervals, from {statistics.RESAMPLES} redraws of the seeds within each task (stratified "
@@ -81,6 +82,7 @@ class Drawing:
     alt: str
 
 
+@rc_context({"text.parse_math": False})  # a contestant's name is no formula
 def write_report(folders: Sequence[Path], out: Path, figure_format: str | None = None, reference: str | None = None) -> Path:
     """Write report.html, its tables as scores.md and scores.tex, their numbers as scores.csv and run_scores.csv; returns the page's path.
 
@@ -168,8 +170,8 @@ def _changed(folders: Sequence[Path], rows: pd.DataFrame) -> list[Section]:
     shared, table = own_options(folders, contestants(rows))
     if table.empty:
         return []
-    alike = "; ".join(f"{name}: {text}" for name, text in shared.items()) or "nothing"
-    about = f"Beside the presets of this version of the package. All contestants that read them changed {alike}."
+    alike = "; ".join(f"{name}: {text}" for name, text in shared.items())
+    about = "Beside the presets of this version of the package." + (f" All contestants that read them changed {alike}." if alike else "")
     return [Section("What each contestant changes", about, table)]
 
 

@@ -35,10 +35,10 @@ def draw_learning_curve(folders: Sequence[Path], path: Path) -> None:
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     names = run_names(folders)
-    drawn = looks(names)
+    drawn, curves = looks(names), []
     for folder, name in zip(folders, names, strict=True):
         table, look = read_evaluations(folder), drawn[name]
-        axes.plot(table["timestep"], table["score"], marker=".", color=look.colour, linestyle=look.dashes, label=name)
+        curves += axes.plot(table["timestep"], table["score"], marker=".", color=look.colour, linestyle=look.dashes, label=name)
         low, high = table["score"] - table["std"], table["score"] + table["std"]
         axes.fill_between(table["timestep"], low, high, alpha=0.15, color=look.colour, linewidth=0)
     lines = [(0.0, "random", ":"), (100.0, "expert", "-.")] if task["robot"] else []
@@ -62,7 +62,8 @@ def draw_learning_curve(folders: Sequence[Path], path: Path) -> None:
     if task["robot"]:
         axes.set_ylim(top=max(112, axes.get_ylim()[1]))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    # by hand: a name that begins with _ would be left out
+    figure.legend(curves, names, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150)
 

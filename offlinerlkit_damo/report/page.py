@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 
 from offlinerlkit_damo.report.panels import DPI
 
+FIGURE = re.compile(r"([+-]?\d[^(]*) \((.*)\)")
 LONG = 40  # characters of a cell that is text, not figures
 STYLE = (
     ":root{color-scheme:light}"
@@ -63,9 +65,9 @@ def notes(texts: Sequence[str]) -> str:
 
 
 def table(content: pd.DataFrame, caption: str) -> str:
-    """A table with its caption; the first column names the rows, and what stands in brackets in a cell goes below, small."""
+    """A table with its caption; the first column names the rows, and what stands in brackets behind a figure goes below, small."""
     head = "".join(f'<th scope="col">{html.escape(str(name))}</th>' for name in content.columns)
-    long = [any(len(str(value)) > LONG and " (" not in str(value) for value in content[name]) for name in content.columns]
+    long = [any(len(str(value)) > LONG and not FIGURE.fullmatch(str(value)) for value in content[name]) for name in content.columns]
     rows = []
     for first, *others in content.itertuples(index=False):
         cells = "".join(_cell(str(value), text) for value, text in zip(others, long[1:], strict=True))
@@ -80,8 +82,9 @@ def table(content: pd.DataFrame, caption: str) -> str:
 def _cell(text: str, long: bool) -> str:
     if long:
         return f'<td class="long">{html.escape(text)}</td>'
-    value, bracket, rest = text.partition(" (")
-    return "<td>" + html.escape(value) + (f"<small>{html.escape(rest.removesuffix(')'))}</small>" if bracket else "") + "</td>"
+    figure = FIGURE.fullmatch(text)
+    value, rest = figure.groups() if figure else (text, "")
+    return "<td>" + html.escape(value) + (f"<small>{html.escape(rest)}</small>" if rest else "") + "</td>"
 
 
 def figure(drawing: Figure, caption: str, alt: str) -> str:

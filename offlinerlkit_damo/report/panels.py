@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 
 import numpy as np
@@ -20,6 +21,7 @@ LEVELS = 200  # of a performance profile
 WIDTH, HEIGHT = 8.5, 4.0
 CROWD = 6  # contestants that one pair of axes holds legibly; more of them get axes each, the others in grey behind
 COLUMNS = 3
+TITLE, NAME = 30, 20  # letters of a line above one of these, and below one of the intervals' panels
 MANY = 5000  # evaluations in a figure; from more of them on its lines are an image, or a page of long runs would be too large to open
 DPI = 150  # of such images, and of figures that are images altogether
 
@@ -89,7 +91,7 @@ def intervals(aggregates: Mapping[str, Mapping[str, Interval]], drawn: Mapping[s
             height, look = labels.index(label), drawn[label]
             panel.plot([interval.low, interval.high], [height, height], color=look.colour, linewidth=5, alpha=0.4, solid_capstyle="butt")
             panel.plot([interval.value], [height], color=look.colour, marker=look.marker, markersize=6)
-        panel.set_xlabel(name)
+        panel.set_xlabel(textwrap.fill(name, NAME))
         if name.startswith("P("):
             panel.set_xlim(-0.05, 1.05)
         panel.grid(axis="x", color="0.9")
@@ -143,7 +145,7 @@ def _curves_apart(
         ours = evaluations[evaluations["label"] == label]
         _curve(panel, ours, means[label], drawn[label], across)
         _dataset_line(panel, dataset_mean)
-        panel.set_title(counted(label, ours), fontsize="medium")
+        panel.set_title("\n".join(textwrap.fill(line, TITLE) for line in counted(label, ours).splitlines()), fontsize="medium")
         panel.tick_params(labelbottom=True)
         _count_steps(panel, across)
     for panel in panels[len(drawn) :]:

@@ -112,4 +112,5 @@ def _paths(folders: Sequence[Path]) -> list[str]:
     """What tells the runs apart, and at least task/algorithm/run."""
     parts = [folder.absolute().parts for folder in folders]
     shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*parts, strict=False)))
-    return ["/".join(path[min(shared, len(path) - 3) :]) for path in parts]
+    # what stands between two dollars would be set as a formula
+    return ["/".join(path[min(shared, len(path) - 3) :]).replace("$", r"\$") for path in parts]

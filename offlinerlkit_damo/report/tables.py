@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,11 @@ from offlinerlkit_damo.config import packaged
 NONE = "-"  # nothing was run, or published
 UNFINISHED = " *"
 ACROSS = 6  # contestants that fit beside each other on a page
+TEX = str.maketrans(
+    {letter: rf"\{letter}" for letter in "%&_#${}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
+"""What these letters are called, which mean something else in LaTeX."""
 SENTENCE = 60  # letters of a cell that is no figure any more
 
 
@@ -141,13 +145,15 @@ def with_interval(value: float, low: float, high: float, digits: int, *, sign: s
 
 def markdown(table: pd.DataFrame) -> str:
     """A pipe table."""
-    head = "| " + " | ".join(map(str, table.columns)) + " |\n|" + "---|" * len(table.columns)
-    return head + "".join("\n| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False)) + "\n"
+    cells = [list(table.columns), *table.astype(object).to_numpy().tolist()]
+    head, *rows = ([str(cell).replace("|", r"\|") for cell in row] for row in cells)
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *lines]) + "\n"
 
 
 def latex(table: pd.DataFrame, caption: str) -> str:
     """A table with its caption, for the package booktabs."""
     widest = [max(len(str(cell)) for cell in table[name]) for name in table.columns[1:]]
     columns = "l" + "".join(r"p{0.5\textwidth}" if width > SENTENCE else "r" for width in widest)
-    escaped = re.sub(r"([%&_#$])", r"\\\1", caption)
+    escaped = caption.translate(TEX)
     return table.to_latex(index=False, escape=True, column_format=columns, caption=escaped).replace("±", r"$\pm$")

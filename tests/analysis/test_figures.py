@@ -194,6 +194,7 @@ def test_what_cannot_be_drawn_is_one_sentence(here: Path, tmp_path: Path, capsys
     assert "is on halfcheetah-random" in message(run, other)
     assert "different options (damo_alpha: 1.0 -> 7.0); name them" in message(f"a={run}", f"a={alpha}")
     assert "given twice" in message(run, run)
+    assert all("cannot stand in a figure" in message(f"{name}={run}") for name in ("_a", "a$x$"))
     again = changed(run, tmp_path / "again")
     assert f"are both damo-alpha-1, seed 1; leave one out, or name it, NAME={again}" in message(run, f"damo-alpha-1={again}")
     assert "the run has not finished" in message(bare, "--only", "values")

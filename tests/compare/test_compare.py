@@ -21,7 +21,7 @@ from offlinerlkit_damo.__main__ import main
 from offlinerlkit_damo.compare import forecast, runner
 from offlinerlkit_damo.compare.command import Display, _line
 from offlinerlkit_damo.compare.estimate import Cost, Data, estimate
-from offlinerlkit_damo.compare.local import LocalProcesses
+from offlinerlkit_damo.compare.local import LocalProcesses, TrainingProcess
 from offlinerlkit_damo.compare.plan import jobs, make_plan
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.comparison import write_report
@@ -140,6 +140,20 @@ def test_a_failing_run_is_tried_twice_and_shown(place: Path, capsys: pytest.Capt
     assert (place / "out" / "logs" / "broken_hopper-random_seed_1.log").read_text().count("nowhere") >= 2
     for name in ("scores.md", "report.html"):  # which go to people who have not seen the terminal
         assert "failed twice: broken hopper-random seed 1: error: " in (place / "out" / name).read_text()
+
+
+def test_a_run_that_is_killed_says_by_what(place: Path) -> None:
+    """As the system kills one when memory runs out; one that the comparison itself has stopped does not say so."""
+    (place / "logs").mkdir(parents=True)
+    for name, stopped in (("killed", False), ("stopped", True)):
+        process = TrainingProcess(["--task", "hopper-random"], threads=1, log=place / "logs" / name)
+        if stopped:
+            process.stop()
+        os.kill(process._process.pid, signal.SIGKILL)
+        assert process.wait(60) == process.poll() == "failed"
+    told = (place / "logs" / "killed").read_text()
+    assert told.count("ended by signal 9 (Killed); the system does that when memory runs out") == 1
+    assert "signal" not in (place / "logs" / "stopped").read_text()
 
 
 def test_two_comparisons_do_not_share_a_folder(place: Path) -> None:

@@ -19,7 +19,7 @@ from scipy import stats
 from offlinerlkit_damo.__main__ import main
 from offlinerlkit_damo.config import resolve
 from offlinerlkit_damo.errors import UserError
-from offlinerlkit_damo.report import panels, statistics
+from offlinerlkit_damo.report import page, panels, statistics
 from offlinerlkit_damo.report.aggregates import aggregate, aggregate_table, complete_scores, left_out
 from offlinerlkit_damo.report.comparison import write_report
 from offlinerlkit_damo.report.looks import looks
@@ -134,6 +134,39 @@ def test_a_crowd_of_curves_gets_axes_each(tmp_path: Path) -> None:
     page = write_report([tmp_path / "crowd.csv"], tmp_path / "report").read_text()
     assert "Grey: the means of the others." in page
     assert "Grey: the means of the others." not in write_report([rows_of(tmp_path)], tmp_path / "few").read_text()
+
+
+def test_names_and_options_with_special_characters_come_through(tmp_path: Path) -> None:
+    """What is a bracket, a bar, a formula or a command in one of the formats stays text."""
+    table = pd.DataFrame({"contestant": ["a"], "score": ["2.0 ± 1.0 (3.0, 1.0)"], "options": ["data: d (1)/x^2~a|b{c}\\y.hdf5"]})
+    assert "| data: d (1)/x^2~a\\|b{c}\\y.hdf5 |" in markdown(table)
+    text = page.table(table, "t")
+    assert "<td>2.0 ± 1.0<small>3.0, 1.0</small></td>" in text and "d (1)/x^2~a|b{c}\\y.hdf5</td>" in text
+    shown = latex(table, "50% of a_b, x^2~{c}\\y")
+    assert r"\caption{50\% of a\_b, x\textasciicircum{}2\textasciitilde{}\{c\}\textbackslash{}y}" in shown
+    rows = pd.read_csv(rows_of(tmp_path) / "rows.csv")
+    rows["label"] = rows["label"].map({"a": r"a$\foo$", "b": "b-" * 20 + "b"})
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    assert html.escape(r"a$\foo$") in write_report([tmp_path], tmp_path / "report").read_text()
+
+
+def test_long_names_stay_in_their_panels(tmp_path: Path) -> None:
+    rows = pd.read_csv(rows_of(tmp_path) / "rows.csv")
+    labels = [f"damo-half-the-data-and-actor-lr-{i}" for i in range(7)]
+    one = rows[rows["label"] == "a"]
+    pd.concat([one.assign(label=label, seed=one["seed"] + 10 * i) for label in labels for i in range(2)]).to_csv(tmp_path / "r.csv")
+    rows = read_rows([tmp_path / "r.csv"])
+    complete = complete_scores(run_scores(rows))
+    figures = (
+        panels.intervals(aggregate(complete, in_points=True), looks(labels)),
+        panels.learning_curves(curves(rows[rows["task"] == "hopper-medium"]), looks(labels), None, "points"),
+    )
+    for figure in figures:
+        figure.draw_without_rendering()
+        texts = [text for axes in figure.axes if axes.get_visible() for text in (axes.title, axes.xaxis.label) if text.get_text()]
+        boxes = [text.get_window_extent() for text in texts]
+        assert len(boxes) >= 4 and all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes)
+        assert not any(first.overlaps(other) for i, first in enumerate(boxes) for other in boxes[:i])
 
 
 def test_many_evaluations_are_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

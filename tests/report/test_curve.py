@@ -71,6 +71,14 @@ def test_runs_of_one_algorithm_and_seed_are_told_apart(tmp_path: Path, monkeypat
     assert [line.get_label() for line in axes.lines[:2]] == ["damo, seed 1", "damo-square, seed 1"]
 
 
+def test_every_run_is_in_the_legend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one whose name begins with an underscore, which matplotlib would leave out, or has a formula's dollars."""
+    folders = [make_run(tmp_path / name / "t" / "a" / "seed_1", [1.0, 2.0]) for name in ("_old", r"n$\ew$")]
+    axes = axes_of(monkeypatch, folders, tmp_path / "c.png")
+    (legend,) = axes.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["_old/t/a/seed_1", r"n\$\ew\$/t/a/seed_1"]
+
+
 def test_refusals(tmp_path: Path) -> None:
     run, other = make_run(tmp_path / "a", [1.0]), make_run(tmp_path / "b", [1.0], fingerprint="xyz", name="walker2d-medium")
     with pytest.raises(UserError, match=r"does not end in \.png, \.svg or \.pdf"):
