@@ -14,6 +14,7 @@ import json
 import shlex
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,9 +54,12 @@ def space() -> dict[str, Any]:
     return {"damo_alpha": tune.uniform(0.5, 5.0), "rollout_length": tune.choice([1, 3, 5, 10]), "actor_lr": tune.loguniform(3e-5, 3e-4)}
 
 
-def trial(sampled: Mapping[str, Any], shared: Mapping[str, Any]) -> None:
-    """One run with `sampled` over the `shared` options; reports every evaluation, with the run's folder as checkpoint."""
-    place = Path(tempfile.mkdtemp(prefix="tune-damo-"))
+def trial(sampled: Mapping[str, Any], shared: Mapping[str, Any], places: str) -> None:
+    """One run with `sampled` over the `shared` options; reports every evaluation, with the run's folder as checkpoint.
+
+    It trains in a temporary folder whose name begins with `places`.
+    """
+    place = Path(tempfile.mkdtemp(prefix=places))
     config = Config.from_flat({**shared, **sampled, "logdir": str(place / "runs")})
     folder, saved, told, stamp = None, tune.get_checkpoint(), 0, None
     if saved is not None:
@@ -103,6 +107,17 @@ def going(process: TrainingProcess, place: Path) -> Iterator[TrainingProcess]:
         leave()
 
 
+@contextmanager
+def temporary_places() -> Iterator[str]:
+    """How the names of a sweep's temporary folders begin; deletes what is left of them here, of trials that Ray has killed as they left."""
+    name = f"tune-damo-{uuid.uuid4().hex[:8]}-"
+    try:
+        yield name
+    finally:
+        for place in Path(tempfile.gettempdir()).glob(f"{name}*"):
+            shutil.rmtree(place, ignore_errors=True)
+
+
 def evaluations(folder: Path) -> list[tuple[int, float]]:
     """Step and mean score of a run's evaluations so far."""
     scores: dict[int, list[float]] = {}
@@ -122,10 +137,10 @@ def shared_options(config: Config, out: Path, trials: int) -> dict[str, Any]:
     return shared
 
 
-def sweep(config: Config, shared: Mapping[str, Any], out: Path, *, trials: int, gpu_share: float) -> Any:
+def sweep(config: Config, shared: Mapping[str, Any], out: Path, *, trials: int, gpu_share: float, places: str) -> Any:
     """Ray's results of all trials, those of an earlier call continued."""
     gpus = gpu_share if config.device.startswith("cuda") else 0
-    run = tune.with_resources(tune.with_parameters(trial, shared=shared), {"cpu": config.threads, "gpu": gpus})
+    run = tune.with_resources(tune.with_parameters(trial, shared=shared, places=places), {"cpu": config.threads, "gpu": gpus})
     state = str((out / "trials").absolute())
     if tune.Tuner.can_restore(state):
         return tune.Tuner.restore(state, trainable=run, resume_errored=True).fit()
@@ -183,8 +198,8 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("a sweep compares evaluations; leave --no-eval out")
     check_writable(arguments.out)
     shared = shared_options(config, arguments.out, arguments.trials)
-    with joined(arguments.ray_address or "local"):
-        results = sweep(config, shared, arguments.out, trials=arguments.trials, gpu_share=arguments.gpu_share)
+    with temporary_places() as places, joined(arguments.ray_address or "local"):
+        results = sweep(config, shared, arguments.out, trials=arguments.trials, gpu_share=arguments.gpu_share, places=places)
     through = results.num_terminated + results.num_errors
     if through < arguments.trials:
         raise Stopped(f"stopped with {through} of {arguments.trials} trials through; the same command goes on from here", code=130)

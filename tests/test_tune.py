@@ -115,11 +115,11 @@ def test_a_killed_trial_goes_on_from_its_last_report(tmp_path: Path, monkeypatch
     shared = plain(parse_config(parser.parse_args([*FLAGS, "--epoch", "40"]), algo_name="damo"))
     drawn = {"damo_alpha": 1.5, "rollout_length": 1, "actor_lr": 1e-4}
     with pytest.raises(KeyboardInterrupt):
-        trial(drawn, shared)
+        trial(drawn, shared, "tune-damo-")
     assert 0 < len(epochs) < 40
-    trial(drawn, shared)
+    trial(drawn, shared, "tune-damo-")
     assert epochs == list(range(1, 41))
     (saved / "result").mkdir(exist_ok=True)
     (saved / "result" / "results.json").write_text("{}")
-    trial(drawn, shared)
+    trial(drawn, shared, "tune-damo-")
     assert len(epochs) == 40 and not list(tmp_path.glob("tune-damo-*"))
