@@ -22,7 +22,7 @@ OWN = ("task", "seed", "logdir", "algo_name", "dynamics_seed", "max_minutes")
 SEEDS = 4
 """So many where a plan does not say."""
 FAILURES = "failures.txt"
-"""Beside it: a line for every run that has failed, or whose files are damaged."""
+"""In a comparison's folder: a line for every run that has failed, or whose files are damaged."""
 PARTS = ("tasks", "algos", "variants", "seeds", "options")
 
 
@@ -165,6 +165,17 @@ def keep_plan(plan: Plan, out: Path) -> None:
     except UserError:  # none yet, or none of this version
         pass
     write_plan(plan, out / PLAN)
+
+
+def read_failures(out: Path) -> list[str]:
+    """The lines of failures.txt in a comparison's folder, none without it. Raises UserError for one that cannot be read."""
+    path = out / FAILURES
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"cannot read {str(path)!r} ({error.strerror or error}); move it away") from error
 
 
 def jobs(plan: Plan, out: Path) -> list[Job]:

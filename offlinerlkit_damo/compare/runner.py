@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from offlinerlkit_damo.compare.parcel import MODEL
-from offlinerlkit_damo.compare.plan import FAILURES, Job, Plan, jobs, keep_plan, model_key, plain
+from offlinerlkit_damo.compare.plan import FAILURES, Job, Plan, jobs, keep_plan, model_key, plain, read_failures
 from offlinerlkit_damo.compare.rows import read_episodes, write_rows
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.files import file_name, make_folder, save_text, sole_lock
@@ -258,10 +258,8 @@ class Table:
 
 def _failures_of_others(every: Sequence[Status], out: Path) -> list[str]:
     """What has been kept of failed jobs that the present plan does not have."""
-    path = out / FAILURES
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     ours = {status.job.name for status in every}
-    names = ((line, re.match(r"(?:failed twice|lost its machine \d+ times): (.+?): ", line)) for line in lines)
+    names = ((line, re.match(r"(?:failed twice|lost its machine \d+ times): (.+?): ", line)) for line in read_failures(out))
     return [line for line, name in names if name is not None and name[1] not in ours]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from offlinerlkit_damo.compare.plan import FAILURES, read_plan
+from offlinerlkit_damo.compare.plan import read_failures, read_plan
 from offlinerlkit_damo.errors import UserError
 from offlinerlkit_damo.report.scores import RUN
 from offlinerlkit_damo.training.run_folder import PLAN
@@ -16,8 +16,8 @@ from offlinerlkit_damo.training.run_folder import PLAN
 
 def failures(folders: Sequence[Path]) -> list[str]:
     """What the comparisons in `folders` have noted of runs that failed, or whose files are damaged, a sentence each."""
-    files = dict.fromkeys((folder if folder.is_dir() else folder.parent) / FAILURES for folder in folders)
-    return [line for file in files if file.exists() for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
+    places = dict.fromkeys(folder if folder.is_dir() else folder.parent for folder in folders)
+    return [line for place in places for line in read_failures(place)]
 
 
 def unmeasured(folders: Sequence[Path], rows: pd.DataFrame) -> list[str]:

@@ -101,17 +101,16 @@ def prepare_dynamics(
     """
     seed_everything(config.model_seed)  # its first weights are drawn here
     dynamics = build_dynamics(config, dataset.obs_dim, dataset.action_dim, scaler)
-    given = config.load_dynamics_path
-    origin = {"id": None, "path": given, "holdout_mse": None} if given is not None else {"id": dynamics_id(config, dataset.fingerprint)}
     if own is not None and (of_run := own_facts(config, dataset, own)):
         load_dynamics(dynamics, own)
         return dynamics, of_run
+    given = config.load_dynamics_path
     if given is not None:
         load_dynamics(dynamics, Path(given))
         _check_scale(dynamics, dataset, config)
-        facts = origin
+        facts = {"id": None, "path": given, "holdout_mse": None}
     else:
-        facts = _stored(config, dynamics, dataset, logger, str(origin["id"]))
+        facts = _stored(config, dynamics, dataset, logger)
     if own is not None:
         save_model(dynamics, own, facts)
     return dynamics, facts
@@ -129,8 +128,9 @@ def own_facts(config: Config, dataset: OfflineDataset, own: Path) -> dict[str, A
     return facts if matches else None
 
 
-def _stored(config: Config, dynamics: RoutedDynamics, dataset: OfflineDataset, logger: Logger, key: str) -> dict[str, Any]:
-    """Load the stored model called `key`, trained before if need be; returns its facts."""
+def _stored(config: Config, dynamics: RoutedDynamics, dataset: OfflineDataset, logger: Logger) -> dict[str, Any]:
+    """Load the stored model of this dataset and these settings, trained before if need be; returns its facts."""
+    key = dynamics_id(config, dataset.fingerprint)
     folder = stored_folder(key)
     with locked(key):
         if not folder.exists():

@@ -255,10 +255,11 @@ def prepare(
     """The run's logs, dynamics and trainer, at its start. `engine`: in place of the configured one; `console`: are its tables printed?"""
     config, dataset, record, own = run.config, run.dataset, run.folder / "record", run.folder / "checkpoint" / "dynamics"
     aside: list[str] = []
+    timestep, size = 0, 0
     if run.checkpoint:
-        aside = _go_back(run, run.checkpoint["state"]["timestep"])
+        timestep, size = run.checkpoint["state"]["timestep"], run.checkpoint["text_size"]
+        aside = _go_back(run, timestep)
     if record.exists():
-        timestep, size = (run.checkpoint["state"]["timestep"], run.checkpoint["text_size"]) if run.checkpoint else (0, 0)
         rewind(record, timestep, size, has_model=own_facts(config, dataset, own) is not None)
     logger = RunLogger(str(run.folder), OUTPUTS)
     if not console:

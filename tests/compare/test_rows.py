@@ -80,6 +80,13 @@ def test_a_name_keeps_its_algorithm_and_its_failures(tmp_path: Path) -> None:
     Table([Status(first, folder=runner.find_run(first))], out).gather()
     assert (out / "failures.txt").read_text() == f"{lines[0]}\n"
 
+    (out / "failures.txt").unlink()
+    (out / "failures.txt").mkdir()
+    plan = make_plan(["hopper-random"], ["odice"], 1, {})
+    for reader in (lambda: report_of(out), lambda: run_plan(plan, out, LocalProcesses(1), show=silent)):
+        with pytest.raises(UserError, match=r"failures\.txt.*move it away"):
+            reader()
+
 
 def test_rows_say_what_made_their_part_of_the_run(tmp_path: Path) -> None:
     folder, undisturbed = two_runs(tmp_path)

@@ -78,14 +78,20 @@ def test_transitions_are_those_of_the_hosts_step() -> None:
     assert info["reward_mean"] == pytest.approx(float(want[3].mean()), rel=1e-5)
 
 
-def test_rows_are_dealt_evenly_to_the_elites_and_come_back_in_their_order() -> None:
+def self_naming_dynamics() -> Any:
+    """An ensemble whose members predict, for every output, their own number; its elites are 0, 1, 3, 4 and 6."""
     dynamics = make_dynamics(noise=False)
     model: Any = dynamics.model
-    dynamics.model.set_elites([1, 3, 4, 6, 0])
+    model.set_elites([1, 3, 4, 6, 0])
     with torch.no_grad():
         model.output_layer.weight.zero_()
         for member in range(7):
-            model.output_layer.bias[member] = float(member)  # the output names the member
+            model.output_layer.bias[member] = float(member)
+    return dynamics
+
+
+def test_rows_are_dealt_evenly_to_the_elites_and_come_back_in_their_order() -> None:
+    dynamics = self_naming_dynamics()
     starts = 100.0 * torch.arange(10.0)[:, None].expand(-1, OBS)
     transitions, _ = imagine(dynamics, act, ends_of(None), starts, 1)
     members = (transitions["next_obss"] - starts).round()
@@ -94,13 +100,7 @@ def test_rows_are_dealt_evenly_to_the_elites_and_come_back_in_their_order() -> N
 
 
 def test_a_single_row_may_meet_any_elite() -> None:
-    dynamics = make_dynamics(noise=False)
-    model: Any = dynamics.model
-    dynamics.model.set_elites([1, 3, 4, 6, 0])
-    with torch.no_grad():
-        model.output_layer.weight.zero_()
-        for member in range(7):
-            model.output_layer.bias[member] = float(member)
+    dynamics = self_naming_dynamics()
     seen = {round(float(imagine(dynamics, act, ends_of(None), torch.zeros(1, OBS), 1)[0]["rewards"])) for _ in range(100)}
     assert seen == {0, 1, 3, 4, 6}
 

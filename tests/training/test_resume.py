@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -106,28 +108,35 @@ class Killed(BaseException):
     """Stands in for a process that is gone at once."""
 
 
+@contextmanager
+def killed_after(steps: int) -> Iterator[None]:
+    """The run within has its process killed once it has trained for so many steps in all."""
+    from offlinerlkit_damo.training.trainer import DAMOTrainer
+
+    step = DAMOTrainer._step
+
+    def dying(self: DAMOTrainer) -> None:
+        if self._timestep == steps:
+            raise Killed
+        step(self)
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(DAMOTrainer, "_step", dying)
+        yield
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_killed_and_continued_equals_undisturbed(name: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process dies in the middle of an epoch, some steps after a checkpoint, with rows written since and one of them torn."""
     from offlinerlkit_damo.__main__ import main
-    from offlinerlkit_damo.training.trainer import DAMOTrainer
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OFFLINERLKIT_DAMO_CACHE", str(cache))
     flags = [*SMALL, *ALGORITHMS[name], "--algo", name.split()[0], "--data", str(cache / "tiny.hdf5")]
     main(["train", *flags, "--logdir", "whole"])
 
-    step = DAMOTrainer._step
-
-    def dying(self: DAMOTrainer) -> None:
-        if self._timestep == 23:
-            raise Killed
-        step(self)
-
-    monkeypatch.setattr(DAMOTrainer, "_step", dying)
-    with pytest.raises(Killed):
+    with killed_after(23):
         main(["train", *flags, "--checkpoint-every", "3", "--logdir", "parts"])
-    monkeypatch.setattr(DAMOTrainer, "_step", step)
     cut = only_run(tmp_path / "parts")
     with (cut / "record" / "policy_training_progress.csv").open("a") as file:
         file.write("0.5,0.25")
@@ -321,17 +330,8 @@ def test_the_best_evaluation_is_kept_across_parts(cache: Path, tmp_path: Path, m
 
     monkeypatch.setattr(DAMOTrainer, "_log_scores", scripted)
     flags = [*SMALL, *MODEL, "--epoch", "5", "--eval-every", "1", "--actor-average", "7", "--checkpoint-every", "10"]
-    step = DAMOTrainer._step
-
-    def dying(self: DAMOTrainer) -> None:
-        if self._timestep == 13:
-            raise Killed
-        step(self)
-
-    monkeypatch.setattr(DAMOTrainer, "_step", dying)
-    with pytest.raises(Killed):
+    with killed_after(13):
         main(["train", *flags, "--data", str(cache / "tiny.hdf5"), "--logdir", "log"])
-    monkeypatch.setattr(DAMOTrainer, "_step", step)
     cut = only_run(tmp_path / "log")
     main(["train", "--resume", str(cut)])
     assert len(policies) == 5  # the first part ended two steps after its best evaluation, and nothing was computed twice
@@ -539,17 +539,8 @@ def test_going_back_sets_aside_what_came_after(cache: Path, tmp_path: Path, monk
     main(["train", *flags, "--logdir", "log"])
     folder = only_run(tmp_path / "log")
     kept = folder / "checkpoint"
-    step = trainer.DAMOTrainer._step
-
-    def dying(self: trainer.DAMOTrainer) -> None:
-        if self._timestep == 13:
-            raise Killed
-        step(self)
-
-    monkeypatch.setattr(trainer.DAMOTrainer, "_step", dying)
-    with pytest.raises(Killed):
+    with killed_after(13):
         main(["train", "--resume", str(kept / "epoch_2.ckpt")])
-    monkeypatch.setattr(trainer.DAMOTrainer, "_step", step)
 
     def timestep(path: Path) -> int:
         return int(storage.read(path)["state"]["timestep"])
@@ -577,16 +568,10 @@ def test_a_run_killed_before_its_first_checkpoint_keeps_the_table_of_its_model(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from offlinerlkit_damo.__main__ import main
-    from offlinerlkit_damo.training.trainer import DAMOTrainer
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OFFLINERLKIT_DAMO_CACHE", str(tmp_path))
-
-    def dying(self: DAMOTrainer) -> None:
-        raise Killed
-
-    with monkeypatch.context() as killed, pytest.raises(Killed):
-        killed.setattr(DAMOTrainer, "_step", dying)
+    with killed_after(0):
         main(["train", *SMALL, *MODEL, "--data", str(cache / "tiny.hdf5"), "--logdir", "log"])
     folder = only_run(tmp_path / "log")
     path = folder / "record" / "dynamics_training_progress.csv"
