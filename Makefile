@@ -38,7 +38,7 @@ quickstart: $(INSTALLED)
 	$(BIN)/python run_example/quickstart.py
 
 test: $(TESTABLE)
-	OMP_NUM_THREADS=2 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(TESTABLE)
 	$(BIN)/ruff check .

@@ -27,7 +27,7 @@ EXTRAS = {
     "report": ["scipy>=1.15"],
     "video": ["imageio[ffmpeg]"],
     "export": ["onnx", "onnxscript", "onnxruntime"],
-    "test": ["pytest>=8", "hypothesis", "scipy>=1.15", "ruff", "mypy", "types-PyYAML", "types-tqdm", "pandas-stubs"],
+    "test": ["pytest>=8", "pytest-xdist>=3.2", "hypothesis", "scipy>=1.15", "ruff", "mypy", "types-PyYAML", "types-tqdm", "pandas-stubs"],
 }
 # with them nothing is skipped
 EXTRAS["test"] += ["minari[hdf5]>=0.5", "psutil", "types-psutil", *EXTRAS["tune"], *EXTRAS["video"], *EXTRAS["export"]]
