@@ -39,6 +39,9 @@ def figures(arguments: argparse.Namespace) -> None:
     settings = Settings(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Settings)})
     runs = find_runs(arguments.runs)
     check_writable(arguments.out)
+    if arguments.only is not None and "calibration" in chosen:  # before minutes of the other figures
+        for run in runs:
+            run.check_classifier()
     torch.set_num_threads(1)
     loaded: list[tuple[list[Learned], OfflineDataset]] = []  # at most once, and not where the logs are enough
 

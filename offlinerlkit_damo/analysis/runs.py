@@ -69,6 +69,11 @@ class Run:
         except UserError as error:
             raise UserError(f"the configuration of {str(self.folder)!r} cannot be used: {error}") from None
 
+    def check_classifier(self) -> None:
+        """Raise UserError for a run without a classifier."""
+        if not self.config.damo.data_alignment:
+            raise UserError(f"{self.name} has no classifier: it was trained without data alignment; leave it out")
+
 
 def find_runs(paths: Sequence[str]) -> list[Run]:
     """The runs at `paths`: run folders, folders that hold some (a comparison's), or either with a name, NAME=PATH.
@@ -184,8 +189,7 @@ class Learned:
     @torch.no_grad()
     def logits(self, obss: NDArray[Any], actions: NDArray[Any], next_obss: NDArray[Any]) -> NDArray[np.float64]:
         """The classifier's d(s, a, s') [B] of transitions in the simulator's observations. Raises UserError where the run has none."""
-        if not self.config.damo.data_alignment:
-            raise UserError(f"{self.run.name} has no classifier: it was trained without data alignment; leave it out")
+        self.run.check_classifier()
         classifier = self.policy.data_alignment.classifier
         rows = classifier.standardise(*map(self._tensor, (self._seen(obss), actions, self._seen(next_obss))))
         values: NDArray[np.float64] = classifier(rows).numpy().astype(np.float64)

@@ -202,7 +202,7 @@ def test_what_cannot_be_drawn_is_one_sentence(here: Path, tmp_path: Path, capsys
     assert "does not hold this run's policy" in message(thinner, "--only", "values")
     assert "holds no dynamics model: dynamics.pth missing" in message(modelless, "--only", "values")
     assert "rows have changed since" in message(grown, "--only", "values")
-    assert "trained without data alignment" in message(without, "--only", "calibration")
+    assert "trained without data alignment" in message(run, without, "--only", "curves,calibration")
     assert "no two finished runs of damo that differ in damo_alpha" in message(run, "--only", "alpha")
     assert "unknown figure 'value'; did you mean values" in message(run, "--only", "value")
     assert "episodes is 1" in message(run, "--episodes", "1")
